@@ -1,0 +1,87 @@
+# `make help` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# What test needs is checked in the order in which it is written.
+.NOTPARALLEL:
+
+# Queries are checked against common/store/.sqlx, so that no build needs a database.
+export SQLX_OFFLINE := true
+CARGO ?= cargo
+# Runs a command with the addresses of the servers, and starts those that the environment does not name.
+WITH_STACK := topology/stack/with
+
+# The Python client that a test speaks to the broker with, as an outsider would.
+PIKA := pika==1.3.2
+VENV := target/venv
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: ## Run a plan from end to end on the local stack
+	@$(WITH_STACK) $(CARGO) run --release --locked --bin dat -- demo
+
+.PHONY: test
+test: lint sqlx-check python-env ## Check format, lints and stored queries, run every test on real servers, check licences
+	@export DAT_TEST_PYTHON='$(CURDIR)/$(VENV)/bin/python'; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(WITH_STACK) $(CARGO) nextest run --workspace --locked; \
+		$(WITH_STACK) $(CARGO) test --workspace --locked --doc; \
+	else \
+		$(WITH_STACK) $(CARGO) test --workspace --locked; \
+	fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --locked check licenses bans sources; \
+	else \
+		echo 'cargo-deny is not installed: licences and banned crates are not checked' >&2; \
+	fi
+
+.PHONY: lint
+lint: ## Check format and lints
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: fmt
+fmt: ## Format the code
+	@$(CARGO) fmt --all
+
+.PHONY: bench
+bench: ## Measure throughput and latency on the local stack
+	@$(CARGO) build --release --locked --workspace --bins
+	@$(WITH_STACK) $(CARGO) run --release --locked --package dat-loadtest
+
+.PHONY: up
+up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
+	@topology/stack/up
+	@echo "The stack is up: 'make -s env' prints its addresses, 'make down' ends it." >&2
+
+.PHONY: down
+down: ## Stop them and keep their data
+	@topology/stack/down
+
+.PHONY: env
+env: ## Print their addresses as KEY=value lines: eval "$(make -s env)"
+	@topology/stack/env
+
+.PHONY: clean-stack
+clean-stack: ## Stop them and delete their data
+	@topology/stack/down --delete-data
+
+.PHONY: sqlx-prepare
+sqlx-prepare: ## Store what the queries of common/store look like, after a change of a query or a migration
+	@$(WITH_STACK) topology/stack/sqlx prepare
+
+.PHONY: sqlx-check
+sqlx-check: ## Check that what is stored of the queries is current
+	@$(WITH_STACK) topology/stack/sqlx check
+
+.PHONY: python-env
+python-env: $(VENV)/$(PIKA).stamp ## Make the Python environment that a test uses
+
+$(VENV)/$(PIKA).stamp:
+	@topology/stack/python $(VENV) $(PIKA)
+	@touch $@
