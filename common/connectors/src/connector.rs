@@ -1,0 +1,109 @@
+//! The contract: what a connector is asked, what it may answer, and what it declares.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dat_plan::mux::ActionRequest;
+use serde_json::Value;
+
+/// What a connector says of itself. Readiness refuses a plan that needs more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Declaration {
+    /// The name that plan documents use.
+    pub name: &'static str,
+    /// It applies each idempotency key at most once.
+    pub idempotent: bool,
+    /// A probe tells what came of a key, and seals it.
+    pub can_probe: bool,
+    /// Actions can be undone through it.
+    pub can_compensate: bool,
+}
+
+/// One request, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What is asked, parameters resolved.
+    pub request: ActionRequest,
+    /// How long to wait for an answer.
+    pub timeout: Duration,
+    /// W3C trace context.
+    pub traceparent: String,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The effect happened.
+    Done {
+        /// The result, `{}` where the answer had none.
+        result: Value,
+        /// What it cost, smallest unit.
+        cost: i64,
+        /// What came back.
+        refund: i64,
+    },
+    /// A definite answer: no effect, may be tried again.
+    Error {
+        /// What it cost all the same.
+        cost: i64,
+        /// For people.
+        detail: String,
+        /// Not sooner than this, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// A definite answer: no effect, for good.
+    Refused {
+        /// What it cost all the same.
+        cost: i64,
+        /// For people.
+        detail: String,
+    },
+    /// Certainly nothing left this process.
+    NotSent {
+        /// For people.
+        detail: String,
+    },
+    /// The request may have left and no answer came, or none that can be read.
+    Unanswered {
+        /// For people.
+        detail: String,
+    },
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProbeAnswer {
+    /// The effect happened.
+    Done {
+        /// The result.
+        result: Value,
+        /// What it cost.
+        cost: i64,
+        /// What came back.
+        refund: i64,
+    },
+    /// The key has had no effect and never will.
+    Sealed,
+    /// It cannot be told: the outside system said so, or did not answer.
+    Unknown {
+        /// For people.
+        detail: String,
+        /// The outside system answered, and cannot tell; else it could not be asked.
+        answered: bool,
+    },
+}
+
+/// One outside system.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// What it is and can do.
+    fn declaration(&self) -> Declaration;
+
+    /// Sends one request and waits for its answer, at most `call.timeout`.
+    async fn act(&self, call: Call) -> Answer;
+
+    /// Asks what came of a key, and seals it if nothing did. `not_after` is the latest moment at which the request
+    /// could still have been accepted; a connector that cannot seal may answer "not done" only after it.
+    async fn probe(&self, idempotency_key: &str, not_after: DateTime<Utc>, timeout: Duration) -> ProbeAnswer;
+}

@@ -1,0 +1,149 @@
+//! `mux`: the Market Integration Layer, by AMQP request and reply.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dat_bus::{Message, RpcClient, RpcError};
+use dat_plan::amount;
+use dat_plan::mux::{ActionReply, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer};
+
+/// The connector `mux`.
+pub struct Mux {
+    rpc: RpcClient,
+    exchange: String,
+}
+
+impl Mux {
+    /// Asks MUX through an exchange, by a client with its own reply queue.
+    pub fn new(rpc: RpcClient, exchange: impl Into<String>) -> Self {
+        Self { rpc, exchange: exchange.into() }
+    }
+}
+
+#[async_trait]
+impl Connector for Mux {
+    fn declaration(&self) -> Declaration {
+        Declaration { name: "mux", idempotent: true, can_probe: true, can_compensate: true }
+    }
+
+    async fn act(&self, call: Call) -> Answer {
+        let deadline = Instant::now() + call.timeout;
+        let Ok(body) = serde_json::to_vec(&call.request) else {
+            return Answer::NotSent { detail: "the request has no JSON form".to_owned() };
+        };
+        let message = Message::json(&self.exchange, &call.request.action, body)
+            .message_id(format!("{}/{}", call.request.idempotency_key, call.request.attempt))
+            .kind(&call.request.action)
+            // Past its deadline the request is worthless: the broker may drop it, and MUX refuses it by `not_after`.
+            .expiration_ms(u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX))
+            .persistent(false)
+            .traceparent(&call.traceparent);
+        match self.rpc.call(message, deadline).await {
+            Ok(reply) => read_reply(&reply.body),
+            Err(RpcError::NotSent(why)) => Answer::NotSent { detail: format!("MUX was not reached: {why}") },
+            Err(RpcError::MaybeSent(why)) => {
+                Answer::Unanswered { detail: format!("no answer from MUX: {why}") }
+            }
+        }
+    }
+
+    async fn probe(&self, idempotency_key: &str, _: DateTime<Utc>, timeout: Duration) -> ProbeAnswer {
+        let deadline = Instant::now() + timeout;
+        let request = ProbeRequest { idempotency_key: idempotency_key.to_owned() };
+        let message = Message::json(&self.exchange, PROBE, json!(request).to_string())
+            .message_id(format!("probe/{idempotency_key}"))
+            .kind(PROBE)
+            .persistent(false);
+        match self.rpc.call(message, deadline).await {
+            Ok(reply) => read_probe(&reply.body),
+            Err(error) => {
+                ProbeAnswer::Unknown { detail: format!("MUX could not be asked: {error}"), answered: false }
+            }
+        }
+    }
+}
+
+/// An answer that cannot be read leaves the outcome unknown: something may well have happened.
+fn read_reply(body: &[u8]) -> Answer {
+    let reply: ActionReply = match serde_json::from_slice(body) {
+        Ok(reply) => reply,
+        Err(error) => return Answer::Unanswered { detail: format!("MUX's answer cannot be read: {error}") },
+    };
+    if ![reply.cost, reply.refund].iter().all(|a| (0..=amount::MAX).contains(a)) {
+        return Answer::Unanswered { detail: "MUX's answer has an amount out of bounds".to_owned() };
+    }
+    let detail = reply.message.unwrap_or_else(|| "MUX gave no message".to_owned());
+    match reply.status {
+        ActionStatus::Ok => Answer::Done {
+            result: reply.result.unwrap_or_else(|| json!({})),
+            cost: reply.cost,
+            refund: reply.refund,
+        },
+        ActionStatus::Error => Answer::Error {
+            cost: reply.cost,
+            detail,
+            retry_after_ms: reply.retry_after_ms.unwrap_or(0),
+        },
+        ActionStatus::Refused => Answer::Refused { cost: reply.cost, detail },
+    }
+}
+
+fn read_probe(body: &[u8]) -> ProbeAnswer {
+    let reply: ProbeReply = match serde_json::from_slice(body) {
+        Ok(reply) => reply,
+        Err(error) => {
+            let detail = format!("MUX's answer cannot be read: {error}");
+            return ProbeAnswer::Unknown { detail, answered: true };
+        }
+    };
+    let amounts_fit = [reply.cost, reply.refund].iter().all(|a| (0..=amount::MAX).contains(a));
+    match reply.status {
+        ProbeStatus::Done if amounts_fit => ProbeAnswer::Done {
+            result: reply.result.unwrap_or(Value::Object(serde_json::Map::new())),
+            cost: reply.cost,
+            refund: reply.refund,
+        },
+        ProbeStatus::Done => {
+            let detail = "MUX's answer has an amount out of bounds".to_owned();
+            ProbeAnswer::Unknown { detail, answered: true }
+        }
+        ProbeStatus::Sealed => ProbeAnswer::Sealed,
+        ProbeStatus::Unknown => {
+            ProbeAnswer::Unknown { detail: "MUX cannot tell".to_owned(), answered: true }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_reads_by_the_contract_and_absent_amounts_are_nothing() {
+        assert_eq!(
+            read_reply(br#"{"status": "ok"}"#),
+            Answer::Done { result: json!({}), cost: 0, refund: 0 }
+        );
+        assert_eq!(
+            read_reply(br#"{"status": "error", "message": "busy", "retry_after_ms": 50}"#),
+            Answer::Error { cost: 0, detail: "busy".to_owned(), retry_after_ms: 50 }
+        );
+        assert!(matches!(read_reply(br#"{"status": "refused"}"#), Answer::Refused { cost: 0, .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_never_taken_for_a_failure() {
+        for body in [&b"not json"[..], br#"{"status": "fine"}"#, br#"{"status": "ok", "cost": -1}"#] {
+            assert!(matches!(read_reply(body), Answer::Unanswered { .. }));
+        }
+        for body in [&b"not json"[..], br#"{"status": "done", "cost": -1}"#] {
+            assert!(matches!(read_probe(body), ProbeAnswer::Unknown { answered: true, .. }));
+        }
+        assert_eq!(read_probe(br#"{"status": "sealed"}"#), ProbeAnswer::Sealed);
+    }
+}

@@ -1,0 +1,135 @@
+//! The checks: a body from outside either becomes a plan or a verdict, or every fault in it is listed.
+//!
+//! A parser stops at the first fault; here a value is read as far as it goes, and each rule of the contract that can
+//! be judged is judged, so that a producer repairs a document in one round. Rules that build on others (the order of
+//! steps, references between them) skip only what another fault has made meaningless.
+
+mod ancestry;
+mod constraint;
+mod cycle;
+mod node;
+mod plan;
+mod predicate;
+mod readiness;
+mod reference;
+mod relation;
+mod step;
+mod verdict;
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::approval::{Readiness, Verdict};
+use crate::document::{Constraint, PlanDocument};
+use crate::fault::{Fault, FaultCode};
+use crate::graph::Graph;
+use crate::hash::PlanHash;
+use crate::json::{self, Faults, Place};
+use node::Node;
+use predicate::Predicates;
+
+/// What a document is checked against besides the contract itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// The names of the connectors that this fleet has.
+    pub connectors: &'a BTreeSet<String>,
+    /// Judges predicates.
+    pub predicates: &'a dyn PredicateCheck,
+}
+
+/// Judges predicates without running them.
+pub trait PredicateCheck: Send + Sync + std::fmt::Debug {
+    /// Whether an expression compiles, names only what a predicate can see, and is boolean.
+    ///
+    /// Fails with a sentence for people.
+    fn check(&self, expression: &str) -> Result<(), String>;
+}
+
+/// A plan that passed every check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// The document, defaults filled in.
+    pub document: PlanDocument,
+    /// The document as submitted: what is hashed, stored and shown to the approver.
+    pub value: Value,
+    /// The hash that an approval must name.
+    pub hash: PlanHash,
+    /// The order of its steps.
+    pub graph: Graph,
+    /// The report that goes to the approver with it.
+    pub readiness: Readiness,
+}
+
+/// A verdict that passed every check of its form. Whether it fits a plan is decided where it is bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedVerdict {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The verdict as sent: what its signature is over.
+    pub value: Value,
+}
+
+/// Checks the body of `plan.submitted`.
+///
+/// Fails with every fault found, at least one and at most 1,000, in the order of the document.
+pub fn plan(body: &[u8], rules: &Rules<'_>) -> Result<Checked, Vec<Fault>> {
+    let mut check = Check::new(*rules);
+    let value = json::read(body, &mut check.faults)?;
+    plan::read(Node::root(&value), &mut check);
+    relation::read(&value, &mut check.faults);
+    let document: PlanDocument = check.finish(&value)?;
+    let whole = |message: String| vec![Fault::new("", FaultCode::WrongType, message)];
+    let hash = PlanHash::of(&value).map_err(|error| whole(error.to_string()))?;
+    let graph = Graph::of(&document).map_err(|error| whole(error.to_string()))?;
+    let readiness = readiness::report(&document, &graph);
+    Ok(Checked { document, value, hash, graph, readiness })
+}
+
+/// Checks the body of `plan.approved`, `plan.rejected` and `plan.revoked`.
+///
+/// Fails as [`plan`] does.
+pub fn verdict(body: &[u8], rules: &Rules<'_>) -> Result<CheckedVerdict, Vec<Fault>> {
+    let mut check = Check::new(*rules);
+    let value = json::read(body, &mut check.faults)?;
+    verdict::read(Node::root(&value), &mut check);
+    let verdict = check.finish(&value)?;
+    Ok(CheckedVerdict { verdict, value })
+}
+
+/// Checks a list of constraints on its own, as an operator sets one.
+///
+/// Fails as [`plan`] does; pointers start at the list (`/0/id`).
+pub fn constraints(body: &[u8], rules: &Rules<'_>) -> Result<Vec<Constraint>, Vec<Fault>> {
+    let mut check = Check::new(*rules);
+    let value = json::read(body, &mut check.faults)?;
+    constraint::read_list(Node::root(&value), &mut check);
+    check.finish(&value)
+}
+
+/// One check under way.
+#[derive(Debug)]
+struct Check<'r> {
+    rules: Rules<'r>,
+    faults: Faults,
+    predicates: Predicates,
+}
+
+impl<'r> Check<'r> {
+    fn new(rules: Rules<'r>) -> Self {
+        Self { rules, faults: Faults::default(), predicates: Predicates::default() }
+    }
+
+    /// The value as its type, or the faults. What the checks pass, the type can be read from; should the two ever
+    /// disagree, that is a fault of the whole document and no panic.
+    fn finish<'v, T: Deserialize<'v>>(mut self, value: &'v Value) -> Result<T, Vec<Fault>> {
+        if self.faults.is_empty() {
+            match T::deserialize(value) {
+                Ok(read) => return Ok(read),
+                Err(error) => self.faults.add(&Place::ROOT, FaultCode::WrongType, error.to_string()),
+            }
+        }
+        Err(self.faults.into_list())
+    }
+}

@@ -1,0 +1,344 @@
+//! Events: what the append-only log records, where each goes, and its shape on the wire.
+//!
+//! An event is written in the transaction it describes. Events of one plan version form a gapless sequence and a hash
+//! chain; the relay publishes them in that order. The id is the place in the log (`plan_id/version/sequence`), so that
+//! it is the same however often the event is published.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::hash::{NoCanonicalForm, canonical};
+use crate::ids::{PlanKey, UnknownWord};
+use crate::state::{PlanState, StepState};
+
+/// An operator's act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlAct {
+    /// Nothing forward is claimed.
+    Pause,
+    /// It is again.
+    Resume,
+    /// End the plan, undoing what was done.
+    Abort,
+    /// No claim for this connector.
+    DisableConnector,
+    /// Claims again.
+    EnableConnector,
+    /// A limit was set.
+    SetBudget,
+    /// An operator settled what nobody could tell, or what was stuck.
+    Resolve,
+}
+
+impl ControlAct {
+    /// The word of the contract, after `control.`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Abort => "abort",
+            Self::DisableConnector => "disable_connector",
+            Self::EnableConnector => "enable_connector",
+            Self::SetBudget => "set_budget",
+            Self::Resolve => "resolve",
+        }
+    }
+
+    const ALL: [Self; 7] = [
+        Self::Pause,
+        Self::Resume,
+        Self::Abort,
+        Self::DisableConnector,
+        Self::EnableConnector,
+        Self::SetBudget,
+        Self::Resolve,
+    ];
+}
+
+/// What happened. The word is the routing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A plan came to a state: `plan.<state>`.
+    Plan(PlanState),
+    /// A step came to a state: `step.<state>`.
+    Step(StepState),
+    /// An undo came to a state: `undo.<state>`. The step it undoes has its own `step.compensating` and what follows.
+    Undo(StepState),
+    /// Governance is asked: `plan.approval_requested`.
+    ApprovalRequested,
+    /// Room was taken in the budget: `spend.reserved`.
+    SpendReserved,
+    /// Money was spent: `spend.incurred`.
+    SpendIncurred,
+    /// Reserved room was given back: `spend.released`.
+    SpendReleased,
+    /// Money came back: `refund.issued`.
+    RefundIssued,
+    /// More was spent than was reserved: `budget.overrun`.
+    BudgetOverrun,
+    /// A step does not fit the budget, for now or for good: `budget.refused`.
+    BudgetRefused,
+    /// A rule does not hold: `constraint.violated`.
+    ConstraintViolated,
+    /// A submission was refused: `submission.rejected`.
+    SubmissionRejected,
+    /// A message was parked that is no submission: `message.parked`.
+    MessageParked,
+    /// An operator acted: `control.<act>`.
+    Control(ControlAct),
+}
+
+/// A place where an event goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// The financial ledger.
+    Flo,
+    /// The portfolio tracker.
+    Pte,
+    /// Whoever follows lifecycles.
+    Events,
+    /// Governance.
+    Ggp,
+}
+
+impl EventKind {
+    /// The routing key; with `dat.` before it, the `CloudEvents` type.
+    #[must_use]
+    pub fn routing_key(self) -> String {
+        match self {
+            Self::Plan(state) => format!("plan.{state}"),
+            Self::Step(state) => format!("step.{state}"),
+            Self::Undo(state) => format!("undo.{state}"),
+            Self::ApprovalRequested => "plan.approval_requested".to_owned(),
+            Self::SpendReserved => "spend.reserved".to_owned(),
+            Self::SpendIncurred => "spend.incurred".to_owned(),
+            Self::SpendReleased => "spend.released".to_owned(),
+            Self::RefundIssued => "refund.issued".to_owned(),
+            Self::BudgetOverrun => "budget.overrun".to_owned(),
+            Self::BudgetRefused => "budget.refused".to_owned(),
+            Self::ConstraintViolated => "constraint.violated".to_owned(),
+            Self::SubmissionRejected => "submission.rejected".to_owned(),
+            Self::MessageParked => "message.parked".to_owned(),
+            Self::Control(act) => format!("control.{}", act.as_str()),
+        }
+    }
+
+    /// Where it is published. Every event goes somewhere; none goes to two consumers that would count it twice.
+    #[must_use]
+    pub const fn destinations(self) -> &'static [Destination] {
+        match self {
+            Self::SpendReserved | Self::SpendIncurred | Self::SpendReleased | Self::RefundIssued => {
+                &[Destination::Flo]
+            }
+            Self::ApprovalRequested => &[Destination::Ggp],
+            Self::Plan(PlanState::Completed | PlanState::Aborted)
+            | Self::Step(StepState::Completed | StepState::Failed | StepState::RolledBack) => {
+                &[Destination::Pte, Destination::Events]
+            }
+            Self::Plan(_)
+            | Self::Step(_)
+            | Self::Undo(_)
+            | Self::BudgetOverrun
+            | Self::BudgetRefused
+            | Self::ConstraintViolated
+            | Self::SubmissionRejected
+            | Self::MessageParked
+            | Self::Control(_) => &[Destination::Events],
+        }
+    }
+}
+
+impl std::str::FromStr for EventKind {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let unknown = || UnknownWord { kind: "event", word: word.to_owned() };
+        let (family, rest) = word.split_once('.').ok_or_else(unknown)?;
+        Ok(match (family, rest) {
+            ("plan", "approval_requested") => Self::ApprovalRequested,
+            ("plan", state) => Self::Plan(state.parse()?),
+            ("step", state) => Self::Step(state.parse()?),
+            ("undo", state) => Self::Undo(state.parse()?),
+            ("spend", "reserved") => Self::SpendReserved,
+            ("spend", "incurred") => Self::SpendIncurred,
+            ("spend", "released") => Self::SpendReleased,
+            ("refund", "issued") => Self::RefundIssued,
+            ("budget", "overrun") => Self::BudgetOverrun,
+            ("budget", "refused") => Self::BudgetRefused,
+            ("constraint", "violated") => Self::ConstraintViolated,
+            ("submission", "rejected") => Self::SubmissionRejected,
+            ("message", "parked") => Self::MessageParked,
+            ("control", act) => {
+                Self::Control(ControlAct::ALL.into_iter().find(|a| a.as_str() == act).ok_or_else(unknown)?)
+            }
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+/// An event that is about to be written: everything but its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    /// The plan version, or [`PlanKey::CONTROL`].
+    pub plan: PlanKey,
+    /// What happened.
+    pub kind: EventKind,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Whose plan it is; empty for the control stream.
+    pub tenant: String,
+    /// The step it is about.
+    pub step: Option<String>,
+    /// The attempt it is about, from 1.
+    pub attempt: Option<i32>,
+    /// The rest of `data`.
+    pub data: Map<String, Value>,
+}
+
+impl NewEvent {
+    /// An event about a whole plan.
+    #[must_use]
+    pub fn of_plan(plan: PlanKey, tenant: &str, kind: EventKind, at: DateTime<Utc>) -> Self {
+        Self { plan, kind, at, tenant: tenant.to_owned(), step: None, attempt: None, data: Map::new() }
+    }
+
+    /// The same event about one step of it.
+    #[must_use]
+    pub fn step(mut self, step: &str, attempt: i32) -> Self {
+        self.step = Some(step.to_owned());
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// The same event with one more field of `data`.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// The same event with a `reason`, where there is one.
+    #[must_use]
+    pub fn because(self, reason: &str) -> Self {
+        if reason.is_empty() { self } else { self.with("reason", reason) }
+    }
+
+    /// `data` as it is logged and published: the fields every event has, and its own.
+    #[must_use]
+    pub fn full_data(&self) -> Map<String, Value> {
+        let mut data = self.data.clone();
+        if !self.plan.is_control() {
+            data.insert("plan_id".to_owned(), json!(self.plan.plan_id));
+            data.insert("plan_version".to_owned(), json!(self.plan.plan_version));
+            data.insert("tenant".to_owned(), json!(self.tenant));
+        }
+        if let Some(step) = &self.step {
+            data.insert("step".to_owned(), json!(step));
+        }
+        if let Some(attempt) = self.attempt {
+            data.insert("attempt".to_owned(), json!(attempt));
+        }
+        data
+    }
+}
+
+/// An event at its place in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggedEvent {
+    /// The stream.
+    pub plan: PlanKey,
+    /// Its place, from 1, without a gap.
+    pub sequence: i64,
+    /// The routing key.
+    pub kind: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What is published as `data`.
+    pub data: Value,
+}
+
+impl LoggedEvent {
+    /// The id on the wire: `message_id`, and the `CloudEvents` `id`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.plan, self.sequence)
+    }
+
+    /// The `CloudEvents` 1.0 envelope.
+    #[must_use]
+    pub fn envelope(&self) -> Value {
+        let subject =
+            if self.plan.is_control() { "control".to_owned() } else { self.plan.plan_id.to_string() };
+        json!({
+            "specversion": "1.0",
+            "id": self.id(),
+            "source": "dat",
+            "type": format!("dat.{}", self.kind),
+            "subject": subject,
+            "time": self.at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            "datacontenttype": "application/json",
+            "sequence": self.sequence.to_string(),
+            "data": self.data,
+        })
+    }
+
+    /// The hash that chains this event to the one before it: SHA-256 over the earlier hash and the RFC 8785 form of
+    /// the envelope. The first event of a stream is chained to 32 zero bytes.
+    pub fn chained(&self, previous: &[u8]) -> Result<[u8; 32], NoCanonicalForm> {
+        let mut hasher = Sha256::new();
+        hasher.update(previous);
+        hasher.update(canonical(&self.envelope())?);
+        Ok(hasher.finalize().into())
+    }
+}
+
+/// What the first event of a stream is chained to.
+pub const CHAIN_START: [u8; 32] = [0; 32];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_routing_key_reads_back() {
+        let mut kinds = vec![
+            EventKind::ApprovalRequested,
+            EventKind::SpendReserved,
+            EventKind::SpendIncurred,
+            EventKind::SpendReleased,
+            EventKind::RefundIssued,
+            EventKind::BudgetOverrun,
+            EventKind::BudgetRefused,
+            EventKind::ConstraintViolated,
+            EventKind::SubmissionRejected,
+            EventKind::MessageParked,
+        ];
+        kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
+        kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));
+        kinds.extend(ControlAct::ALL.map(EventKind::Control));
+        for kind in kinds {
+            assert_eq!(kind.routing_key().parse(), Ok(kind));
+        }
+    }
+
+    #[test]
+    fn the_chain_depends_on_every_field_and_on_what_came_before() {
+        let event = LoggedEvent {
+            plan: PlanKey::CONTROL,
+            sequence: 1,
+            kind: "control.pause".to_owned(),
+            at: DateTime::UNIX_EPOCH,
+            data: json!({"actor": "ann"}),
+        };
+        let hash = event.chained(&CHAIN_START).expect("canonical");
+        assert_ne!(hash, event.chained(&[1; 32]).expect("canonical"));
+        let other = LoggedEvent { data: json!({"actor": "bob"}), ..event.clone() };
+        assert_ne!(hash, other.chained(&CHAIN_START).expect("canonical"));
+        let moved = LoggedEvent { sequence: 2, ..event };
+        assert_ne!(hash, moved.chained(&CHAIN_START).expect("canonical"));
+    }
+}

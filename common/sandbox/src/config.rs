@@ -1,0 +1,42 @@
+//! What the sandbox needs to know.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dat_plan::Clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::GgpMode;
+
+/// Settings of a [`Sandbox`](crate::Sandbox).
+#[derive(Clone)]
+pub struct SandboxConfig {
+    /// The broker.
+    pub amqp_url: String,
+    /// The prefix of every name on the broker, as DAT has it.
+    pub namespace: Option<String>,
+    /// Where the report is served; port 0 takes a free one. There is no login: keep it on loopback.
+    pub listen: SocketAddr,
+    /// The file of the sandbox's own store, made if it is missing; `None` keeps everything in memory.
+    pub data: Option<PathBuf>,
+    /// How GGP judges plans without a label `sandbox.ggp`.
+    pub ggp: GgpMode,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Ends the sandbox.
+    pub shutdown: CancellationToken,
+}
+
+impl fmt::Debug for SandboxConfig {
+    /// Leaves the broker's address out, because it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxConfig")
+            .field("namespace", &self.namespace)
+            .field("listen", &self.listen)
+            .field("data", &self.data)
+            .field("ggp", &self.ggp)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,41 @@
+//! What the parts of the sandbox share.
+
+use std::sync::Arc;
+
+use dat_plan::Clock;
+use tokio::sync::watch;
+
+use crate::gate::Gate;
+use crate::herald::Herald;
+use crate::report::GgpMode;
+use crate::store::Store;
+
+/// The four outside systems, as one process holds them.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// What they keep.
+    pub(crate) store: Store,
+    /// What stands before MUX.
+    pub(crate) gate: Gate,
+    /// Who tells DAT of GGP's verdicts.
+    pub(crate) herald: Herald,
+    /// What time it is.
+    pub(crate) clock: Arc<dyn Clock>,
+    mode: watch::Sender<GgpMode>,
+}
+
+impl World {
+    pub(crate) fn new(store: Store, herald: Herald, clock: Arc<dyn Clock>, mode: GgpMode) -> Self {
+        Self { store, gate: Gate::new(), herald, clock, mode: watch::Sender::new(mode) }
+    }
+
+    /// How GGP judges now.
+    pub(crate) fn mode(&self) -> GgpMode {
+        *self.mode.borrow()
+    }
+
+    /// How GGP judges from now on.
+    pub(crate) fn set_mode(&self, mode: GgpMode) {
+        self.mode.send_replace(mode);
+    }
+}

@@ -1,0 +1,174 @@
+//! The audit: does the log hold together, and do rows, ledger and financial events say the same?
+
+use std::collections::BTreeMap;
+
+use dat_plan::PlanKey;
+use dat_plan::event::{CHAIN_START, LoggedEvent};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::pool::Store;
+
+/// One thing that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditFault {
+    /// The stream.
+    pub plan: PlanKey,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What an audit looked at and found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AuditReport {
+    /// Streams whose chain was followed.
+    pub streams: u64,
+    /// Events read.
+    pub events: u64,
+    /// What does not hold.
+    pub faults: Vec<AuditFault>,
+}
+
+impl Store {
+    /// Follows every chain and compares ledger, accounts and financial events. Streams in pages: memory is bounded by
+    /// the longest plan.
+    pub async fn audit(&self, only: Option<PlanKey>) -> Result<AuditReport, StoreError> {
+        let mut report = AuditReport::default();
+        let mut after = (Uuid::nil(), -1);
+        loop {
+            let page = sqlx::query!(
+                "SELECT plan_id, plan_version, partition_date, last_sequence, last_hash FROM event_stream
+                 WHERE (plan_id, plan_version) > ($1, $2)
+                   AND ($3::uuid IS NULL OR (plan_id = $3 AND plan_version = $4))
+                 ORDER BY plan_id, plan_version LIMIT 500",
+                after.0,
+                after.1,
+                only.map(|p| p.plan_id),
+                only.map(|p| p.plan_version),
+            )
+            .fetch_all(self.pool())
+            .await?;
+            let Some(last) = page.last() else { break };
+            after = (last.plan_id, last.plan_version);
+            for head in &page {
+                let plan = PlanKey::new(head.plan_id, head.plan_version);
+                report.streams += 1;
+                let rows = sqlx::query!(
+                    "SELECT sequence, kind, at, data, hash FROM execution_event
+                     WHERE partition_date = $1 AND plan_id = $2 AND plan_version = $3 ORDER BY sequence",
+                    head.partition_date,
+                    head.plan_id,
+                    head.plan_version,
+                )
+                .fetch_all(self.pool())
+                .await?;
+                let mut chain = Chain::default();
+                for row in rows {
+                    report.events += 1;
+                    let event =
+                        LoggedEvent { plan, sequence: row.sequence, kind: row.kind, at: row.at, data: row.data };
+                    chain.follow(&event, &row.hash)?;
+                }
+                chain.end(head.last_sequence, &head.last_hash);
+                if !plan.is_control() {
+                    self.compare_money(plan, &mut chain).await?;
+                }
+                let faults = chain.faults.into_iter().map(|message| AuditFault { plan, message });
+                report.faults.extend(faults);
+            }
+        }
+        Ok(report)
+    }
+
+    async fn compare_money(&self, plan: PlanKey, chain: &mut Chain) -> Result<(), StoreError> {
+        let entries: BTreeMap<String, i64> = sqlx::query!(
+            r#"SELECT entry, sum(amount)::bigint AS "amount!" FROM budget_entry
+             WHERE plan_id = $1 AND plan_version = $2 GROUP BY entry"#,
+            plan.plan_id,
+            plan.plan_version
+        )
+        .fetch_all(self.pool())
+        .await?
+        .into_iter()
+        .map(|row| (row.entry, row.amount))
+        .collect();
+        let ledger = |entry: &str| entries.get(entry).copied().unwrap_or(0);
+        for (entry, event) in [
+            ("reserved", "spend.reserved"),
+            ("incurred", "spend.incurred"),
+            ("released", "spend.released"),
+            ("refund", "refund.issued"),
+        ] {
+            let said = chain.amounts.get(event).copied().unwrap_or(0);
+            if ledger(entry) != said {
+                chain.faults.push(format!("the ledger has {} {entry}, the events {said}", ledger(entry)));
+            }
+        }
+        let account = sqlx::query!(
+            r#"SELECT a.settled, a.reserved, p.ended_at IS NOT NULL AS "ended!",
+                    (SELECT coalesce(sum(CASE WHEN action_open THEN action_amount ELSE 0 END
+                                         + CASE WHEN undo_open THEN undo_amount ELSE 0 END), 0)::bigint
+                     FROM budget_reservation r
+                     WHERE r.plan_id = a.plan_id AND r.plan_version = a.plan_version) AS "open!"
+             FROM budget_account a JOIN execution_plan p USING (plan_id, plan_version)
+             WHERE a.plan_id = $1 AND a.plan_version = $2"#,
+            plan.plan_id,
+            plan.plan_version
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(account) = account else { return Ok(()) };
+        let net = ledger("incurred") - ledger("refund");
+        if account.settled != net {
+            chain.faults.push(format!("the account says {} spent, the ledger {net}", account.settled));
+        }
+        if account.reserved != account.open {
+            chain.faults.push(format!(
+                "the account holds {} reserved, the open reservations {}",
+                account.reserved, account.open
+            ));
+        }
+        if account.ended && account.reserved != 0 {
+            chain.faults.push(format!("the plan is over and {} is still reserved", account.reserved));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Chain {
+    sequence: i64,
+    hash: Vec<u8>,
+    amounts: BTreeMap<String, i64>,
+    faults: Vec<String>,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { sequence: 0, hash: CHAIN_START.to_vec(), amounts: BTreeMap::new(), faults: Vec::new() }
+    }
+}
+
+impl Chain {
+    fn follow(&mut self, event: &LoggedEvent, stored: &[u8]) -> Result<(), StoreError> {
+        if event.sequence != self.sequence + 1 {
+            self.faults.push(format!("event {} follows event {}", event.sequence, self.sequence));
+        }
+        if event.chained(&self.hash)?.as_slice() != stored {
+            self.faults.push(format!("event {} ({}) does not hash to what was chained", event.sequence, event.kind));
+        }
+        self.sequence = event.sequence;
+        self.hash = stored.to_vec();
+        if let Some(amount) = event.data.get("amount").and_then(serde_json::Value::as_i64) {
+            *self.amounts.entry(event.kind.clone()).or_default() += amount;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, last_sequence: i64, last_hash: &[u8]) {
+        if self.sequence != last_sequence || self.hash != last_hash {
+            self.faults.push(format!("the stream ends at {}, its head says {last_sequence}", self.sequence));
+        }
+    }
+}

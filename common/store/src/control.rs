@@ -1,0 +1,274 @@
+//! Control: stops that operators put in force, read in every claim transaction.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use dat_plan::event::{ControlAct, EventKind, NewEvent};
+use dat_plan::{PlanKey, PlanState, StepState};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::event_log;
+use crate::finish::{abort_unstarted, start_rollback};
+use crate::plan_row::{self, Contended};
+use crate::pool::Store;
+
+/// What a stop is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "scope", content = "subject")]
+pub enum ControlScope {
+    /// Everything.
+    Fleet,
+    /// One tenant's plans.
+    Tenant(String),
+    /// One plan.
+    Plan(Uuid),
+    /// Steps of one connector.
+    Connector(String),
+}
+
+impl ControlScope {
+    fn columns(&self) -> (&'static str, String) {
+        match self {
+            Self::Fleet => ("fleet", String::new()),
+            Self::Tenant(tenant) => ("tenant", tenant.clone()),
+            Self::Plan(id) => ("plan", id.to_string()),
+            Self::Connector(name) => ("connector", name.clone()),
+        }
+    }
+
+    const fn act(&self, stop: bool) -> ControlAct {
+        match (self, stop) {
+            (Self::Connector(_), true) => ControlAct::DisableConnector,
+            (Self::Connector(_), false) => ControlAct::EnableConnector,
+            (_, true) => ControlAct::Pause,
+            (_, false) => ControlAct::Resume,
+        }
+    }
+}
+
+/// A stop in force.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Stop {
+    /// `fleet`, `tenant`, `plan` or `connector`.
+    pub scope: String,
+    /// Which one; empty for the fleet.
+    pub subject: String,
+    /// Who stopped it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// What an operator's act changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlChange {
+    /// It is in force now.
+    Done,
+    /// It was so before: nothing changed, no event.
+    AlreadySo,
+    /// There is no such plan, or it is over.
+    NotThere,
+}
+
+/// The stops in force, as a claim reads them.
+#[derive(Debug, Default)]
+pub(crate) struct Stops(BTreeMap<(String, String), Stop>);
+
+impl Stops {
+    /// Why a plan may not act through these connectors, if so.
+    pub(crate) fn forbid<'a>(
+        &self,
+        tenant: &str,
+        plan: PlanKey,
+        connectors: impl IntoIterator<Item = &'a str>,
+    ) -> Option<String> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let find = |scope: &str, subject: &str| self.0.get(&(scope.to_owned(), subject.to_owned()));
+        let said = |what: String, stop: &Stop| format!("{what} by {}: {}", stop.actor, stop.reason);
+        find("fleet", "")
+            .map(|stop| said("the fleet is paused".to_owned(), stop))
+            .or_else(|| find("tenant", tenant).map(|stop| said(format!("tenant {tenant} is paused"), stop)))
+            .or_else(|| {
+                find("plan", &plan.plan_id.to_string()).map(|stop| said("the plan is paused".to_owned(), stop))
+            })
+            .or_else(|| {
+                connectors.into_iter().find_map(|connector| {
+                    find("connector", connector)
+                        .map(|stop| said(format!("connector {connector} is disabled"), stop))
+                })
+            })
+    }
+}
+
+pub(crate) async fn stops(conn: &mut PgConnection) -> Result<Stops, StoreError> {
+    let rows = sqlx::query_as!(Stop, "SELECT scope, subject, actor, reason, since FROM control_state")
+        .fetch_all(conn)
+        .await?;
+    Ok(Stops(rows.into_iter().map(|stop| ((stop.scope.clone(), stop.subject.clone()), stop)).collect()))
+}
+
+impl Store {
+    /// Puts a stop in force, or lifts it. No claim that begins after this has committed goes against it.
+    pub async fn control(
+        &self,
+        scope: &ControlScope,
+        stop: bool,
+        actor: &str,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<ControlChange, StoreError> {
+        let mut tx = self.begin().await?;
+        let (word, subject) = scope.columns();
+        let mut events = Vec::new();
+        let mut plans = BTreeMap::new();
+        if let ControlScope::Plan(id) = scope {
+            let versions = open_versions(&mut tx, *id).await?;
+            plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
+            if plans.values().all(|plan| plan.state.is_end()) {
+                return Ok(ControlChange::NotThere);
+            }
+        }
+        let changed = if stop {
+            sqlx::query!(
+                "INSERT INTO control_state (scope, subject, actor, reason, since) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT DO NOTHING",
+                word,
+                subject,
+                actor,
+                reason,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?
+        } else {
+            sqlx::query!("DELETE FROM control_state WHERE scope = $1 AND subject = $2", word, subject)
+                .execute(&mut *tx)
+                .await?
+        };
+        let mut any = changed.rows_affected() > 0;
+        for plan in plans.values_mut() {
+            match (stop, plan.state) {
+                (true, PlanState::Executing) => {
+                    events.push(plan.enter(PlanState::Paused, reason, now)?.with("actor", actor));
+                    plan.wake(plan.next_bound());
+                    any = true;
+                }
+                (false, PlanState::Paused) => {
+                    events.push(plan.enter(PlanState::Executing, reason, now)?.with("actor", actor));
+                    plan.wake(plan.next_bound());
+                    // A step that failed for good under `manual` gets one more decision: an operator wants it tried.
+                    let again = sqlx::query!(
+                        "UPDATE execution_step
+                         SET state = 'ready', ready_at = $3, not_before = $3, wait_reason = NULL, ended_at = NULL
+                         WHERE plan_id = $1 AND plan_version = $2 AND kind = 'action' AND state = 'failed'
+                           AND NOT needs_decision
+                         RETURNING step_key, attempts",
+                        plan.key.plan_id,
+                        plan.key.plan_version,
+                        now,
+                    )
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    for step in again {
+                        let ready = plan.event(EventKind::Step(StepState::Ready), now);
+                        events.push(ready.step(&step.step_key, step.attempts).because(reason));
+                    }
+                    any = true;
+                }
+                _ => {}
+            }
+        }
+        if !any {
+            return Ok(ControlChange::AlreadySo);
+        }
+        events.push(
+            NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(scope.act(stop)), now)
+                .with("actor", actor)
+                .with("scope", word)
+                .with("subject", subject)
+                .because(reason),
+        );
+        plan_row::write(&mut tx, &plans).await?;
+        event_log::append(&mut tx, &events).await?;
+        tx.commit().await?;
+        Ok(ControlChange::Done)
+    }
+
+    /// Ends a plan: what never started is skipped, what was done is undone by its own rollback.
+    pub async fn abort(
+        &self,
+        plan_id: Uuid,
+        actor: &str,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<ControlChange, StoreError> {
+        let mut tx = self.begin().await?;
+        let versions = open_versions(&mut tx, plan_id).await?;
+        let mut plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
+        let mut events = Vec::new();
+        let why = format!("aborted by {actor}: {reason}");
+        let mut change = ControlChange::NotThere;
+        for plan in plans.values_mut() {
+            match plan.state {
+                PlanState::Executing | PlanState::Paused => {
+                    start_rollback(&mut tx, plan, &why, &mut events, now).await?;
+                    change = ControlChange::Done;
+                }
+                PlanState::RollingBack | PlanState::Stuck => change = ControlChange::AlreadySo,
+                state if state.is_end() => {}
+                _ => {
+                    abort_unstarted(&mut tx, plan, &why, &mut events, now).await?;
+                    change = ControlChange::Done;
+                }
+            }
+        }
+        if change == ControlChange::Done {
+            // A pause of the plan would hold its undos too.
+            sqlx::query!(
+                "DELETE FROM control_state WHERE scope = 'plan' AND subject = $1",
+                plan_id.to_string()
+            )
+            .execute(&mut *tx)
+            .await?;
+            events.push(
+                NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::Abort), now)
+                    .with("actor", actor)
+                    .with("scope", "plan")
+                    .with("subject", plan_id.to_string())
+                    .because(reason),
+            );
+            plan_row::write(&mut tx, &plans).await?;
+            event_log::append(&mut tx, &events).await?;
+            tx.commit().await?;
+        }
+        Ok(change)
+    }
+
+    /// The stops in force.
+    pub async fn stops(&self) -> Result<Vec<Stop>, StoreError> {
+        Ok(sqlx::query_as!(
+            Stop,
+            "SELECT scope, subject, actor, reason, since FROM control_state ORDER BY scope, subject"
+        )
+        .fetch_all(self.pool())
+        .await?)
+    }
+}
+
+async fn open_versions(conn: &mut PgConnection, plan_id: Uuid) -> Result<Vec<PlanKey>, StoreError> {
+    Ok(sqlx::query!(
+        "SELECT plan_id, plan_version FROM execution_plan WHERE plan_id = $1 AND ended_at IS NULL",
+        plan_id
+    )
+    .fetch_all(conn)
+    .await?
+    .into_iter()
+    .map(|row| PlanKey::new(row.plan_id, row.plan_version))
+    .collect())
+}

@@ -1,0 +1,46 @@
+//! PostgreSQL, the authority: the only crate with SQL, one file an aggregate.
+//!
+//! **Owns** the rows and every transaction over them, the order of locks, leases and their fence, the log and its
+//! chain. **May be called** by the workers and the operator's commands. **Must never** do other input or output, hold a
+//! connection while something outside is asked, or decide what the pure crate can decide: it re-reads under lock,
+//! calls the pure function, and writes what that said, with its events, in the same transaction.
+//!
+//! **The one order of locks.** Every writing transaction first locks the plan rows it touches, in id order, in a
+//! statement of its own, then re-reads; budget accounts come after plans, in id order; streams of events come last,
+//! in id order. Claims skip plans that are locked; everything else waits.
+
+mod account;
+mod admission;
+mod audit;
+mod claim;
+mod control;
+mod coordinate;
+mod error;
+mod event_log;
+mod finish;
+mod lease;
+mod plan_row;
+mod pool;
+mod registry;
+mod relay;
+mod settle;
+mod sweep;
+mod verdict;
+mod view;
+
+pub use account::{AccountView, TenantLimit, TokenUsage};
+pub use admission::{Admission, Admitted, Blocked, StagedStep};
+pub use audit::{AuditFault, AuditReport};
+pub use claim::{Candidate, ClaimRequest, Claimed, ClaimReport, Guard, GuardFacts, GuardVerdict, Needed};
+pub use control::{ControlChange, ControlScope, Stop};
+pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
+pub use error::StoreError;
+pub use lease::{ExpiredLease, Lease, Probe};
+pub use plan_row::Approval;
+pub use pool::Store;
+pub use registry::{Registered, Registration, StoredDocument};
+pub use relay::{ClaimedStream, Progress};
+pub use settle::{Finding, Settled, SettleReport, Settlement};
+pub use sweep::DuePlan;
+pub use verdict::{Bound, Conflict};
+pub use view::{AttemptView, Gauges, PlanSummary, PlanView, StepView};

@@ -1,0 +1,76 @@
+//! The pool of connections, and the migrations.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Postgres, Transaction};
+
+use crate::error::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// The store. Clones share one pool.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Makes a pool of at most `connections`; connects when first used, so that a worker starts while the database is
+    /// away and says so on `/readyz`. Fails only where the URL cannot be read.
+    pub fn new(database_url: &str, connections: u32, name: &str) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(database_url)?
+            .application_name(name)
+            // A statement or an idle transaction that outlives these is a fault of ours; it must not stop the fleet.
+            .options([
+                ("statement_timeout", "30s"),
+                ("idle_in_transaction_session_timeout", "15s"),
+                ("lock_timeout", "10s"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(5))
+            // The ping before every use costs a round trip; a dead connection shows as Unavailable and is done again.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// Applies the migrations that are missing; safe to run from several processes at once.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+            other => StoreError::Corrupt(format!("the database's migrations are not this version's: {other}")),
+        })
+    }
+
+    /// Whether the database answers and is migrated to what this version needs.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let applied = sqlx::query_scalar!(
+            "SELECT count(*) FROM information_schema.tables
+             WHERE table_schema = current_schema() AND table_name = 'control_state'"
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if applied == Some(1) {
+            Ok(())
+        } else {
+            Err(StoreError::Corrupt("the database is not migrated: run `dat migrate`".to_owned()))
+        }
+    }
+
+    /// Closes the pool, waiting for what is under way.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        Ok(self.pool.begin().await?)
+    }
+}

@@ -1,0 +1,167 @@
+//! The relay's view of the log: claim streams that are behind, read what is next, record how far it got.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use dat_plan::PlanKey;
+use dat_plan::event::LoggedEvent;
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::pool::Store;
+
+/// A stream that this relay may publish from until its claim runs out.
+#[derive(Debug, Clone)]
+pub struct ClaimedStream {
+    /// The stream.
+    pub plan: PlanKey,
+    /// The trace context of the submission; empty for the control stream.
+    pub traceparent: String,
+    /// What comes next, in order.
+    pub events: Vec<LoggedEvent>,
+    epoch: i64,
+}
+
+/// How far a claimed stream was published.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    stream: ClaimedStream,
+    confirmed: i64,
+    again_at: DateTime<Utc>,
+}
+
+impl ClaimedStream {
+    /// The first `count` events were confirmed by the broker; the stream may be claimed again from `again_at`.
+    #[must_use]
+    pub fn confirmed(self, count: usize, again_at: DateTime<Utc>) -> Progress {
+        let confirmed = count.checked_sub(1).and_then(|last| self.events.get(last)).map_or(0, |e| e.sequence);
+        Progress { stream: self, confirmed, again_at }
+    }
+}
+
+impl Store {
+    /// Claims up to `streams` streams that are behind, those first that waited longest, and reads up to `events` of
+    /// each. The claim runs out after `lease`, so that a relay that died strands nothing.
+    pub async fn claim_streams(
+        &self,
+        streams: i64,
+        events: i64,
+        lease: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<ClaimedStream>, StoreError> {
+        let claimed = sqlx::query!(
+            r#"WITH behind AS MATERIALIZED (
+                 SELECT plan_id, plan_version FROM event_stream
+                 WHERE relayed < last_sequence AND relay_until <= $1
+                 ORDER BY relay_until LIMIT $2 FOR UPDATE SKIP LOCKED)
+             UPDATE event_stream AS s SET relay_epoch = relay_epoch + 1, relay_until = $3
+             FROM behind WHERE s.plan_id = behind.plan_id AND s.plan_version = behind.plan_version
+             RETURNING s.plan_id, s.plan_version, s.partition_date, s.relayed, s.relay_epoch"#,
+            now,
+            streams,
+            now + lease,
+        )
+        .fetch_all(self.pool())
+        .await?;
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<Uuid> = claimed.iter().map(|c| c.plan_id).collect();
+        let versions: Vec<i32> = claimed.iter().map(|c| c.plan_version).collect();
+        let dates: Vec<NaiveDate> = claimed.iter().map(|c| c.partition_date).collect();
+        let after: Vec<i64> = claimed.iter().map(|c| c.relayed).collect();
+        let rows = sqlx::query!(
+            r#"SELECT e.plan_id, e.plan_version, e.sequence, e.kind, e.at, e.data,
+                    coalesce(p.traceparent, '') AS "traceparent!"
+             FROM UNNEST($1::uuid[], $2::integer[], $3::date[], $4::bigint[])
+                  AS k (plan_id, plan_version, partition_date, relayed)
+             JOIN execution_event e
+               ON e.partition_date = k.partition_date AND e.plan_id = k.plan_id
+              AND e.plan_version = k.plan_version AND e.sequence > k.relayed AND e.sequence <= k.relayed + $5
+             LEFT JOIN execution_plan p ON p.plan_id = k.plan_id AND p.plan_version = k.plan_version
+             ORDER BY e.plan_id, e.plan_version, e.sequence"#,
+            &ids,
+            &versions,
+            &dates,
+            &after,
+            events,
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let mut found: BTreeMap<PlanKey, ClaimedStream> = claimed
+            .into_iter()
+            .map(|c| {
+                let plan = PlanKey::new(c.plan_id, c.plan_version);
+                let stream = ClaimedStream {
+                    plan,
+                    traceparent: String::new(),
+                    events: Vec::new(),
+                    epoch: c.relay_epoch,
+                };
+                (plan, stream)
+            })
+            .collect();
+        for row in rows {
+            let plan = PlanKey::new(row.plan_id, row.plan_version);
+            if let Some(stream) = found.get_mut(&plan) {
+                stream.traceparent = row.traceparent;
+                stream.events.push(LoggedEvent {
+                    plan,
+                    sequence: row.sequence,
+                    kind: row.kind,
+                    at: row.at,
+                    data: row.data,
+                });
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Records progress and gives the claims back. A relay whose claim was taken over changes nothing.
+    pub async fn record_relayed(&self, progress: &[Progress]) -> Result<u64, StoreError> {
+        let mut sorted: Vec<&Progress> = progress.iter().collect();
+        sorted.sort_by_key(|p| p.stream.plan);
+        let ids: Vec<Uuid> = sorted.iter().map(|p| p.stream.plan.plan_id).collect();
+        let versions: Vec<i32> = sorted.iter().map(|p| p.stream.plan.plan_version).collect();
+        let mut tx = self.begin().await?;
+        // Stages append to several streams in id order; the same order here, or the two could wait for each other.
+        sqlx::query!(
+            "SELECT s.plan_id FROM event_stream s
+             JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
+             ORDER BY s.plan_id, s.plan_version FOR UPDATE OF s",
+            &ids,
+            &versions,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let recorded = sqlx::query!(
+            "UPDATE event_stream AS s SET relayed = greatest(s.relayed, n.confirmed), relay_until = n.again_at
+             FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+                  AS n (plan_id, plan_version, epoch, confirmed, again_at)
+             WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.relay_epoch = n.epoch",
+            &ids,
+            &versions,
+            &sorted.iter().map(|p| p.stream.epoch).collect::<Vec<_>>(),
+            &sorted.iter().map(|p| p.confirmed).collect::<Vec<_>>(),
+            &sorted.iter().map(|p| p.again_at).collect::<Vec<_>>(),
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(recorded.rows_affected())
+    }
+
+    /// How many events wait to be published, and since when the oldest of them waits.
+    pub async fn relay_lag(&self) -> Result<(i64, Option<DateTime<Utc>>), StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT coalesce(sum(last_sequence - relayed), 0)::bigint AS "events!", min(e.at) AS oldest
+             FROM event_stream s
+             JOIN execution_event e ON e.partition_date = s.partition_date AND e.plan_id = s.plan_id
+              AND e.plan_version = s.plan_version AND e.sequence = s.relayed + 1
+             WHERE relayed < last_sequence"#
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok((row.events, row.oldest))
+    }
+}

@@ -1,0 +1,249 @@
+//! Governance's verdicts: bound to exactly the plan version and hash they name, or refused.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use dat_plan::{PlanKey, PlanState};
+use dat_plan::approval::{Outcome, Verdict};
+use dat_plan::check::CheckedVerdict;
+use dat_plan::event::NewEvent;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+use crate::error::StoreError;
+use crate::event_log;
+use crate::finish::start_rollback;
+use crate::plan_row::{self, Contended, LockedPlan};
+use crate::pool::Store;
+
+/// Why a verdict is parked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// No such plan version is registered.
+    #[error("no plan {0} is registered")]
+    NoSuchPlan(String),
+    /// It names another hash than the registered document's.
+    #[error("the verdict is of {named}, the registered document is {registered}")]
+    OtherHash {
+        /// What the verdict names.
+        named: String,
+        /// What is registered.
+        registered: String,
+    },
+    /// Another verdict came first, or the plan is past being judged.
+    #[error("{0}")]
+    TooLate(String),
+    /// It widens what the plan asked for.
+    #[error("a verdict may tighten the budget, never widen it or change its currency")]
+    Widens,
+}
+
+/// What became of a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// It binds.
+    Bound,
+    /// This decision was bound before.
+    Repeat,
+    /// It is to be parked.
+    Parked(Conflict),
+}
+
+impl Store {
+    /// Binds verdicts, in their order. Between approved and rejected the first wins; a revocation that matches always
+    /// binds, also before its approval. One transaction.
+    pub async fn bind_verdicts(
+        &self,
+        verdicts: &[CheckedVerdict],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Bound>, StoreError> {
+        let mut tx = self.begin().await?;
+        let keys = verdicts.iter().map(|v| v.verdict.plan());
+        let mut plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
+        let mut earlier = bound_before(&mut tx, &plans).await?;
+        let mut events = Vec::new();
+        let mut answers = Vec::with_capacity(verdicts.len());
+        for CheckedVerdict { verdict, value } in verdicts {
+            let Some(plan) = plans.get_mut(&verdict.plan()) else {
+                answers.push(Bound::Parked(Conflict::NoSuchPlan(verdict.plan().to_string())));
+                continue;
+            };
+            let before = earlier.entry(plan.key).or_default();
+            if before.iter().any(|(id, outcome)| *id == verdict.decision_id && *outcome == verdict.outcome.as_str()) {
+                answers.push(Bound::Repeat);
+                continue;
+            }
+            if let Err(conflict) = fits(plan, verdict, before) {
+                answers.push(Bound::Parked(conflict));
+                continue;
+            }
+            before.push((verdict.decision_id.clone(), verdict.outcome.as_str().to_owned()));
+            record(&mut tx, verdict, value, now).await?;
+            apply(&mut tx, plan, verdict, &mut events, now).await?;
+            answers.push(Bound::Bound);
+        }
+        plan_row::write(&mut tx, &plans).await?;
+        event_log::append(&mut tx, &events).await?;
+        tx.commit().await?;
+        Ok(answers)
+    }
+}
+
+impl Store {
+    /// The approving verdicts of plan versions, as they were sent; a plan that was not approved is left out.
+    pub async fn approvals(&self, plans: &[PlanKey]) -> Result<BTreeMap<PlanKey, Value>, StoreError> {
+        Ok(sqlx::query!(
+            "SELECT v.plan_id, v.plan_version, v.verdict FROM plan_verdict v
+             JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
+             WHERE v.outcome = 'approved'",
+            &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
+            &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
+        )
+        .fetch_all(self.pool())
+        .await?
+        .into_iter()
+        .map(|row| (PlanKey::new(row.plan_id, row.plan_version), row.verdict))
+        .collect())
+    }
+}
+
+type Earlier = BTreeMap<PlanKey, Vec<(String, String)>>;
+
+async fn bound_before(
+    conn: &mut PgConnection,
+    plans: &BTreeMap<PlanKey, LockedPlan>,
+) -> Result<Earlier, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT v.plan_id, v.plan_version, v.decision_id, v.outcome
+         FROM plan_verdict v
+         JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)",
+        &plans.keys().map(|k| k.plan_id).collect::<Vec<_>>(),
+        &plans.keys().map(|k| k.plan_version).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut earlier = Earlier::new();
+    for row in rows {
+        let key = PlanKey::new(row.plan_id, row.plan_version);
+        earlier.entry(key).or_default().push((row.decision_id, row.outcome));
+    }
+    Ok(earlier)
+}
+
+fn fits(plan: &LockedPlan, verdict: &Verdict, before: &[(String, String)]) -> Result<(), Conflict> {
+    if verdict.plan_hash != plan.plan_hash {
+        return Err(Conflict::OtherHash {
+            named: verdict.plan_hash.to_string(),
+            registered: plan.plan_hash.to_string(),
+        });
+    }
+    if before.iter().any(|(id, _)| *id == verdict.decision_id) {
+        return Err(Conflict::TooLate(format!(
+            "decision {} was bound with another outcome",
+            verdict.decision_id
+        )));
+    }
+    if verdict.outcome == Outcome::Revoked {
+        return Ok(());
+    }
+    if plan.revoked_at.is_some() {
+        return Err(Conflict::TooLate("the approval was revoked before it came".to_owned()));
+    }
+    if let Some((id, outcome)) = before.iter().find(|(_, outcome)| outcome != Outcome::Revoked.as_str()) {
+        return Err(Conflict::TooLate(format!("decision {id} came first: {outcome}")));
+    }
+    if plan.state != PlanState::SubmittedForApproval {
+        return Err(Conflict::TooLate(format!("the plan is {} already", plan.state)));
+    }
+    match &verdict.budget {
+        Some(budget) if budget.amount > plan.budget_amount || budget.currency.0 != plan.currency => {
+            Err(Conflict::Widens)
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn record(
+    conn: &mut PgConnection,
+    verdict: &Verdict,
+    as_sent: &Value,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO plan_verdict
+             (plan_id, plan_version, decision_id, outcome, plan_hash, approver, verdict, received_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        verdict.plan_id,
+        verdict.plan_version,
+        verdict.decision_id,
+        verdict.outcome.as_str(),
+        verdict.plan_hash.as_str(),
+        verdict.approver,
+        as_sent,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn apply(
+    conn: &mut PgConnection,
+    plan: &mut LockedPlan,
+    verdict: &Verdict,
+    events: &mut Vec<NewEvent>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let reason = verdict.reason.clone().unwrap_or_default();
+    let judged = |event: NewEvent| {
+        event.with("decision_id", verdict.decision_id.as_str()).with("approver", verdict.approver.as_str())
+    };
+    match verdict.outcome {
+        Outcome::Approved => {
+            sqlx::query!(
+                "UPDATE execution_plan
+                 SET approval_decision = $3, approval_hash = $4, approval_expires_at = $5, approved_amount = $6
+                 WHERE plan_id = $1 AND plan_version = $2 AND state = $7",
+                plan.key.plan_id,
+                plan.key.plan_version,
+                verdict.decision_id,
+                verdict.plan_hash.as_str(),
+                verdict.expires_at,
+                verdict.budget.as_ref().map(|b| b.amount),
+                PlanState::SubmittedForApproval.as_str(),
+            )
+            .execute(conn)
+            .await?;
+            events.push(
+                judged(plan.enter(PlanState::Approved, &reason, now)?).with("verdict", json!(verdict)),
+            );
+            // Due for staging and admission at once.
+            plan.wake(Some(now));
+        }
+        Outcome::Rejected => {
+            let why = if reason.is_empty() { "governance rejected it" } else { &reason };
+            events.push(judged(plan.enter(PlanState::Rejected, why, now)?));
+        }
+        Outcome::Revoked => {
+            plan.revoked_at = Some(now);
+            plan.dirty = true;
+            let why = if reason.is_empty() {
+                "its approval was revoked".to_owned()
+            } else {
+                format!("its approval was revoked: {reason}")
+            };
+            match plan.state {
+                PlanState::Executing | PlanState::Paused => {
+                    start_rollback(conn, plan, &why, events, now).await?;
+                }
+                state if state.to(PlanState::Aborted).is_ok() && !state.is_active() => {
+                    events.push(judged(plan.enter(PlanState::Aborted, &why, now)?));
+                }
+                PlanState::Staged => crate::finish::abort_unstarted(conn, plan, &why, events, now).await?,
+                // Over, or being unwound: recorded, and nothing more to stop.
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! What people and the live copies are shown. Reads only.
+
+use chrono::{DateTime, Utc};
+use dat_plan::{PlanKey, PlanState, StepState};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::pool::Store;
+
+/// A plan version in one line.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanSummary {
+    /// Which.
+    pub plan: PlanKey,
+    /// Who pays.
+    pub tenant: String,
+    /// For people.
+    pub name: String,
+    /// Where it stands.
+    pub state: PlanState,
+    /// Steps completed.
+    pub steps_done: i32,
+    /// Steps of the document.
+    pub steps_total: i32,
+    /// Spent, net of refunds, smallest unit.
+    pub spent: i64,
+    /// Held by open reservations.
+    pub reserved: i64,
+    /// The most it may spend.
+    pub limit: i64,
+    /// Of what.
+    pub currency: String,
+    /// What it waits for, or why it ended.
+    pub reason: Option<String>,
+    /// The last event it reflects.
+    pub sequence: i64,
+    /// When it came to its state.
+    pub state_since: DateTime<Utc>,
+}
+
+/// One step or undo.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepView {
+    /// `action` or `undo`.
+    pub kind: String,
+    /// Its index.
+    pub index: i32,
+    /// Its key.
+    pub key: String,
+    /// Its connector.
+    pub connector: String,
+    /// Its action.
+    pub action: String,
+    /// Where it stands.
+    pub state: StepState,
+    /// How many of its needs have not completed.
+    pub waits_for: i32,
+    /// Attempts started.
+    pub attempts: i32,
+    /// What all of them cost.
+    pub cost: i64,
+    /// What came back.
+    pub refund: i64,
+    /// Not before.
+    pub not_before: DateTime<Utc>,
+    /// Why it waits.
+    pub wait_reason: Option<String>,
+    /// The last message for people.
+    pub detail: Option<String>,
+    /// Who holds or last held the lease.
+    pub worker: Option<String>,
+    /// Until when the lease holds.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// What the connector answered.
+    pub result: Option<Value>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptView {
+    /// `action` or `undo`.
+    pub kind: String,
+    /// The unit's index.
+    pub index: i32,
+    /// From 1.
+    pub attempt: i32,
+    /// Who tried.
+    pub worker: String,
+    /// Under which key.
+    pub idempotency_key: String,
+    /// When.
+    pub started_at: DateTime<Utc>,
+    /// Until when.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub outcome: Option<String>,
+    /// For people.
+    pub detail: Option<String>,
+}
+
+/// A plan version, whole.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanView {
+    /// In one line.
+    pub summary: PlanSummary,
+    /// The hash that an approval must name.
+    pub plan_hash: String,
+    /// Governance's decision.
+    pub approval_decision: Option<String>,
+    /// Until when it holds.
+    pub approval_expires_at: Option<DateTime<Utc>>,
+    /// When it was registered.
+    pub registered_at: DateTime<Utc>,
+    /// Its steps, then its undos.
+    pub steps: Vec<StepView>,
+    /// Every attempt.
+    pub attempts: Vec<AttemptView>,
+}
+
+impl Store {
+    /// Plan versions in one line each, in the order asked; unknown ones are left out.
+    pub async fn summaries(&self, plans: &[PlanKey]) -> Result<Vec<PlanSummary>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT p.plan_id, p.plan_version, p.tenant, p.name, p.state, p.steps_done, p.steps_total,
+                    coalesce(a.settled, 0) AS "spent!", coalesce(a.reserved, 0) AS "reserved!",
+                    coalesce(a.limit_amount, p.approved_amount, p.budget_amount) AS "limit!", p.currency,
+                    coalesce(p.wait_reason, p.end_reason) AS reason, e.last_sequence, p.state_since
+             FROM UNNEST($1::uuid[], $2::integer[]) WITH ORDINALITY AS k (plan_id, plan_version, place)
+             JOIN execution_plan p USING (plan_id, plan_version)
+             JOIN event_stream e USING (plan_id, plan_version)
+             LEFT JOIN budget_account a USING (plan_id, plan_version)
+             ORDER BY k.place"#,
+            &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
+            &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(PlanSummary {
+                    plan: PlanKey::new(row.plan_id, row.plan_version),
+                    tenant: row.tenant,
+                    name: row.name,
+                    state: row.state.parse()?,
+                    steps_done: row.steps_done,
+                    steps_total: row.steps_total,
+                    spent: row.spent,
+                    reserved: row.reserved,
+                    limit: row.limit,
+                    currency: row.currency,
+                    reason: row.reason,
+                    sequence: row.last_sequence,
+                    state_since: row.state_since,
+                })
+            })
+            .collect()
+    }
+
+    /// The newest version of a plan, if it is registered.
+    pub async fn newest_version(&self, plan_id: Uuid) -> Result<Option<PlanKey>, StoreError> {
+        let version = sqlx::query_scalar!(
+            "SELECT plan_version FROM execution_plan WHERE plan_id = $1 ORDER BY plan_version DESC LIMIT 1",
+            plan_id
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(version.map(|version| PlanKey::new(plan_id, version)))
+    }
+
+    /// The plans registered last, newest first; with `open`, only those that have not ended.
+    pub async fn recent_plans(&self, open: bool, limit: i64) -> Result<Vec<PlanKey>, StoreError> {
+        Ok(sqlx::query!(
+            "SELECT plan_id, plan_version FROM execution_plan
+             WHERE NOT $1 OR ended_at IS NULL ORDER BY registered_at DESC LIMIT $2",
+            open,
+            limit
+        )
+        .fetch_all(self.pool())
+        .await?
+        .into_iter()
+        .map(|row| PlanKey::new(row.plan_id, row.plan_version))
+        .collect())
+    }
+
+    /// A plan version, whole.
+    pub async fn plan(&self, plan: PlanKey) -> Result<Option<PlanView>, StoreError> {
+        let Some(summary) = self.summaries(&[plan]).await?.pop() else { return Ok(None) };
+        let row = sqlx::query!(
+            "SELECT plan_hash, approval_decision, approval_expires_at, registered_at
+             FROM execution_plan WHERE plan_id = $1 AND plan_version = $2",
+            plan.plan_id,
+            plan.plan_version
+        )
+        .fetch_one(self.pool())
+        .await?;
+        let steps = sqlx::query!(
+            "SELECT kind, step_index, step_key, connector, action, state, waits_for, attempts, cost, refund, not_before,
+                    wait_reason, detail, worker, lease_until, result
+             FROM execution_step WHERE plan_id = $1 AND plan_version = $2 ORDER BY kind, step_index",
+            plan.plan_id,
+            plan.plan_version
+        )
+        .fetch_all(self.pool())
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok(StepView {
+                kind: row.kind,
+                index: row.step_index,
+                key: row.step_key,
+                connector: row.connector,
+                action: row.action,
+                state: row.state.parse()?,
+                waits_for: row.waits_for,
+                attempts: row.attempts,
+                cost: row.cost,
+                refund: row.refund,
+                not_before: row.not_before,
+                wait_reason: row.wait_reason,
+                detail: row.detail,
+                worker: row.worker,
+                lease_until: row.lease_until,
+                result: row.result,
+            })
+        })
+        .collect::<Result<Vec<_>, StoreError>>()?;
+        let attempts = sqlx::query_as!(
+            AttemptView,
+            "SELECT kind, step_index AS index, attempt, worker, idempotency_key, started_at, ended_at, outcome, detail
+             FROM step_attempt WHERE plan_id = $1 AND plan_version = $2 ORDER BY started_at, kind, step_index",
+            plan.plan_id,
+            plan.plan_version
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(Some(PlanView {
+            summary,
+            plan_hash: row.plan_hash,
+            approval_decision: row.approval_decision,
+            approval_expires_at: row.approval_expires_at,
+            registered_at: row.registered_at,
+            steps,
+            attempts,
+        }))
+    }
+
+    /// How many plans and units there are in each state that is not an end, and the open reservations by currency.
+    pub async fn gauges(&self) -> Result<Gauges, StoreError> {
+        let units = sqlx::query!(
+            r#"SELECT state, count(*) AS "count!", min(CASE WHEN not_before <= now() THEN ready_at END) AS oldest
+             FROM execution_step
+             WHERE state = 'ready' OR state = 'running' OR needs_decision
+             GROUP BY state"#
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(Gauges {
+            units: units.into_iter().map(|row| (row.state, row.count, row.oldest)).collect(),
+            due_plans: sqlx::query_scalar!(
+                r#"SELECT count(*) AS "count!" FROM execution_plan WHERE wake_at <= now()"#
+            )
+            .fetch_one(self.pool())
+            .await?,
+        })
+    }
+}
+
+/// What waits, in numbers.
+#[derive(Debug, Clone)]
+pub struct Gauges {
+    /// By state: how many units, and since when the oldest that is due is ready.
+    pub units: Vec<(String, i64, Option<DateTime<Utc>>)>,
+    /// Plans that the sweeper must look at.
+    pub due_plans: i64,
+}

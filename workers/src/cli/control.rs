@@ -1,0 +1,198 @@
+//! `dat control pause | resume | connector … | show`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
+use clap::{Args, Subcommand};
+use dat_connectors::Connectors;
+use dat_store::{ControlChange, ControlScope};
+use dat_topology::Exchange;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::cli::act::Act;
+use crate::cli::broker::Broker;
+use crate::cli::failure::{Answer, Failure};
+use crate::cli::output::{self, OutputFlag};
+use crate::cli::session::Session;
+use crate::cli::table::{table, text};
+
+/// How long a command tries to tell the workers what they will find by themselves.
+const HINT: Duration = Duration::from_secs(2);
+
+/// Stop and start parts of the fleet
+#[derive(Debug, Subcommand)]
+pub(crate) enum Control {
+    /// Claim nothing more: of a tenant, a plan, or the whole fleet
+    #[command(after_help = "\
+What runs ends; nothing new is claimed from the moment this returns, undos included. Deadlines go on.
+
+Examples:
+  dat control pause --reason 'the ad platform is down'
+  dat control pause --tenant acme --reason 'budget review'
+  dat control pause --plan 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reason 'wrong SKU?'")]
+    Pause(Whose),
+    /// Claim again
+    #[command(after_help = "\
+Lifts the pause of the same scope: a plan under a paused tenant stays paused. A plan that paused by itself, because a
+step failed and its rollback is manual, tries that step again.
+
+Examples:
+  dat control resume --reason 'the ad platform is back'
+  dat control resume --plan 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reason 'SKU is right'")]
+    Resume(Whose),
+    /// Stop and start one connector
+    #[command(subcommand)]
+    Connector(ConnectorControl),
+    /// Show what is stopped, by whom, and why
+    #[command(after_help = "\
+Examples:
+  dat control show
+  dat control show --output json")]
+    Show {
+        #[command(flatten)]
+        output: OutputFlag,
+    },
+}
+
+/// Stop and start one connector
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnectorControl {
+    /// Claim no step of it
+    #[command(after_help = "\
+Examples:
+  dat control connector disable mux --reason 'maintenance until noon'")]
+    Disable(Which),
+    /// Claim its steps again
+    #[command(after_help = "\
+Examples:
+  dat control connector enable mux --reason 'maintenance is over'")]
+    Enable(Which),
+}
+
+/// Whose steps, by whom and why. No scope means the whole fleet.
+#[derive(Debug, Args)]
+pub(crate) struct Whose {
+    /// One tenant's plans; the whole fleet without --tenant and --plan
+    #[arg(long, conflicts_with = "plan", value_parser = NonEmptyStringValueParser::new())]
+    tenant: Option<String>,
+    /// One plan, every version
+    #[arg(long, value_name = "UUID")]
+    plan: Option<Uuid>,
+    #[command(flatten)]
+    act: Act,
+}
+
+/// Which connector, by whom and why.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The connector
+    #[arg(value_parser = PossibleValuesParser::new(Connectors::NAMES))]
+    name: String,
+    #[command(flatten)]
+    act: Act,
+}
+
+impl Control {
+    pub(crate) async fn run(self, session: &Session) -> Answer {
+        match self {
+            Self::Pause(whose) => whose.run(session, true).await,
+            Self::Resume(whose) => whose.run(session, false).await,
+            Self::Connector(ConnectorControl::Disable(which)) => which.run(session, true).await,
+            Self::Connector(ConnectorControl::Enable(which)) => which.run(session, false).await,
+            Self::Show { output } => show(session, output).await,
+        }
+    }
+}
+
+impl Whose {
+    async fn run(self, session: &Session, stop: bool) -> Answer {
+        let scope = match (self.tenant, self.plan) {
+            (Some(tenant), _) => ControlScope::Tenant(tenant),
+            (None, Some(plan)) => ControlScope::Plan(plan),
+            (None, None) => ControlScope::Fleet,
+        };
+        set(session, &scope, stop, &self.act).await
+    }
+}
+
+impl Which {
+    async fn run(self, session: &Session, stop: bool) -> Answer {
+        set(session, &ControlScope::Connector(self.name), stop, &self.act).await
+    }
+}
+
+async fn set(session: &Session, scope: &ControlScope, stop: bool, act: &Act) -> Answer {
+    let store = session.store().await?;
+    let change = store.control(scope, stop, &act.actor, &act.reason, session.now()).await?;
+    let subject = subject(scope);
+    let state = match (scope, stop) {
+        (ControlScope::Connector(_), true) => "disabled",
+        (ControlScope::Connector(_), false) => "enabled",
+        (_, true) => "paused",
+        (_, false) => "resumed",
+    };
+    match change {
+        ControlChange::Done => {
+            tell_workers(session, scope).await;
+            output::line(format_args!("{subject} is {state}"))?;
+        }
+        ControlChange::AlreadySo if stop => {
+            output::line(format_args!("{subject} was {state} before: nothing changed"))?;
+        }
+        ControlChange::AlreadySo => output::line(format_args!("{subject} was not stopped: nothing changed"))?,
+        ControlChange::NotThere => {
+            return Err(Failure::Failed(format!("{subject} is not there, or is over: see 'dat plan list'")));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn subject(scope: &ControlScope) -> String {
+    match scope {
+        ControlScope::Fleet => "the fleet".to_owned(),
+        ControlScope::Tenant(tenant) => format!("tenant {tenant}"),
+        ControlScope::Plan(plan) => format!("plan {plan}"),
+        ControlScope::Connector(name) => format!("connector {name}"),
+    }
+}
+
+/// Makes it quicker to notice. The row is what counts, so a broker that is away is only worth a note.
+pub(crate) async fn tell_workers(session: &Session, scope: &ControlScope) {
+    let telling = async {
+        let broker = Broker::connect(session).await?;
+        let body = serde_json::to_vec(scope).map_err(std::io::Error::from)?;
+        // No worker may be there to take it.
+        let message = broker.message(session, Exchange::Control, "", body).mandatory(false).persistent(false);
+        let told = broker.publish(message).await;
+        broker.close().await;
+        told
+    };
+    let told = timeout(HINT, telling).await;
+    if !matches!(told, Ok(Ok(()))) {
+        output::note("note: the broker is away, so workers notice with their next claim");
+    }
+}
+
+async fn show(session: &Session, output: OutputFlag) -> Answer {
+    let stops = session.store().await?.stops().await?;
+    if output.is_json() {
+        output::json(&stops)?;
+    } else if stops.is_empty() {
+        output::line("nothing is stopped")?;
+    } else {
+        let mut table = table(&["scope", "subject", "by", "since", "reason"]);
+        for stop in &stops {
+            table.add_row([
+                text(&stop.scope),
+                text(&stop.subject),
+                text(&stop.actor),
+                text(output::moment(stop.since)),
+                text(&stop.reason),
+            ]);
+        }
+        output::line(table)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

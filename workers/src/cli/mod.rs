@@ -1,0 +1,143 @@
+//! The command line: one file a family of commands.
+//!
+//! A command asks for what it needs of a [`Session`], decides, and says what came of it through `output`, the only
+//! place that writes. It never has SQL (that is the store's) nor the name of a queue (that is the topology's).
+
+mod act;
+mod approve;
+mod audit;
+mod broker;
+mod budget;
+mod control;
+mod failure;
+mod logging;
+mod migrate;
+mod output;
+mod plan;
+mod plan_name;
+mod sandbox;
+mod schema;
+mod session;
+mod stop;
+mod table;
+mod topology;
+mod worker;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use crate::settings::Flags;
+use failure::{Answer, Failure};
+use session::Session;
+
+/// How long the runtime waits for what a command left behind, such as a read of the terminal.
+const LEAVE: Duration = Duration::from_millis(200);
+
+/// Executes governed plans: nothing runs that was not approved, nothing is spent that was not budgeted, nothing fails
+/// without being unwound.
+#[derive(Debug, Parser)]
+#[command(name = "dat", version, propagate_version = true, after_help = HELP)]
+pub(crate) struct Dat {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  dat migrate && dat topology apply        prepare the servers
+  dat worker                               work, in every role
+  dat plan validate launch.json            find every fault of a plan, offline
+  dat plan submit launch.json --wait       submit it and follow it to its end
+  dat plan explain PLAN                    what does it wait for, and what would help?
+  dat audit verify                         does the log hold together?
+
+Each command has examples of its own: dat plan submit --help. Exit status: 0 done, 1 not done, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Worker(worker::WorkerArgs),
+    Migrate(migrate::Migrate),
+    #[command(subcommand)]
+    Topology(topology::Topology),
+    #[command(subcommand)]
+    Plan(Box<plan::Plan>),
+    Approve(approve::Approve),
+    #[command(subcommand)]
+    Budget(budget::Budget),
+    #[command(subcommand)]
+    Control(control::Control),
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    Sandbox(sandbox::SandboxArgs),
+    Schema(schema::Schema),
+}
+
+/// Runs the command and says what went wrong, if anything did.
+pub(crate) fn run(dat: Dat) -> ExitCode {
+    let outcome = logging::start(dat.command.log_level()).and_then(|()| {
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::Failed(format!("no threads can be started: {error}")))?;
+        let outcome = runtime.block_on(dat.command.run(&dat.flags));
+        runtime.shutdown_timeout(LEAVE);
+        outcome
+    });
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+impl Command {
+    /// What runs for long says what it does; what answers says only what went wrong.
+    const fn log_level(&self) -> &'static str {
+        match self {
+            Self::Worker(_) | Self::Sandbox(_) => "info",
+            _ => "warn",
+        }
+    }
+
+    async fn run(self, flags: &Flags) -> Answer {
+        match self {
+            Self::Worker(args) => args.run(Session::open(flags)?).await,
+            Self::Migrate(migrate) => migrate.run(&Session::open(flags)?).await,
+            Self::Topology(topology) => topology.run(&Session::open(flags)?).await,
+            Self::Plan(plan) => plan.run(flags).await,
+            Self::Approve(approve) => approve.run(&Session::open(flags)?).await,
+            Self::Budget(budget) => budget.run(&Session::open(flags)?).await,
+            Self::Control(control) => control.run(&Session::open(flags)?).await,
+            Self::Audit(audit) => audit.run(&Session::open(flags)?).await,
+            Self::Sandbox(sandbox) => sandbox.run(&Session::open(flags)?).await,
+            Self::Schema(schema) => schema.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Dat;
+
+    #[test]
+    fn every_flag_and_name_is_used_once() {
+        Dat::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_does_something_shows_examples() {
+        fn look(command: &clap::Command, path: &str, bare: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if !command.has_subcommands() && command.get_after_help().is_none() {
+                bare.push(path.clone());
+            }
+            command.get_subcommands().for_each(|inner| look(inner, &path, bare));
+        }
+        let mut bare = Vec::new();
+        look(&Dat::command(), "", &mut bare);
+        assert!(bare.is_empty(), "without examples: {bare:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `dat plan list`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::failure::Answer;
+use crate::cli::output::{self, OutputFlag};
+use crate::cli::session::Session;
+use crate::cli::table::{maybe, number, plan_state, table, text};
+
+/// List the plans that are open, newest first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dat plan list
+  dat plan list --all --limit 200
+  dat plan list --output json | jq -r '.[].plan.plan_id'")]
+pub(crate) struct List {
+    /// Those that are over, too
+    #[arg(long)]
+    all: bool,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl List {
+    pub(super) async fn run(self, session: &Session) -> Answer {
+        let store = session.store().await?;
+        let plans = store.recent_plans(!self.all, self.limit).await?;
+        let summaries = store.summaries(&plans).await?;
+        if self.output.is_json() {
+            output::json(&summaries)?;
+        } else if summaries.is_empty() {
+            output::line(if self.all {
+                "no plan is registered"
+            } else {
+                "no plan is open: --all lists the others"
+            })?;
+        } else {
+            let mut table = table(&[
+                "plan", "name", "tenant", "state", "since", "steps", "spent", "of", "currency", "why",
+            ]);
+            for plan in &summaries {
+                table.add_row([
+                    text(plan.plan),
+                    text(&plan.name),
+                    text(&plan.tenant),
+                    plan_state(plan.state),
+                    text(output::moment(plan.state_since)),
+                    number(format_args!("{}/{}", plan.steps_done, plan.steps_total)),
+                    number(plan.spent),
+                    number(plan.limit),
+                    text(&plan.currency),
+                    maybe(plan.reason.as_deref()),
+                ]);
+            }
+            output::line(table)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,142 @@
+//! `dat plan show`: a plan version, whole.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use dat_plan::{PlanState, UnitKind};
+use dat_store::{AttemptView, PlanView, StepView};
+
+use crate::cli::failure::{Answer, Failure};
+use crate::cli::output::{self, OutputFlag};
+use crate::cli::plan_name::{self, PlanArg};
+use crate::cli::session::Session;
+use crate::cli::table::{maybe, number, step_state, table, text};
+
+/// Show a plan: state, approval, budget, steps, undos, attempts
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421
+  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421/2
+  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --output json | jq .summary.state")]
+pub(crate) struct Show {
+    #[command(flatten)]
+    plan: PlanArg,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl Show {
+    pub(super) async fn run(self, session: &Session) -> Answer {
+        let store = session.store().await?;
+        let plan = self.plan.key(&store).await?;
+        let view = store.plan(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
+        if self.output.is_json() {
+            output::json(&view)?;
+        } else {
+            summary(&view, session.now())?;
+            units(&view, UnitKind::Action)?;
+            units(&view, UnitKind::Undo)?;
+            attempts(&view)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn summary(view: &PlanView, now: DateTime<Utc>) -> Result<(), Failure> {
+    let plan = &view.summary;
+    let currency = &plan.currency;
+    output::line(format_args!("plan      {} \"{}\"", plan.plan, plan.name))?;
+    output::line(format_args!("tenant    {}", plan.tenant))?;
+    output::line(format_args!(
+        "state     {}, since {} ({})",
+        plan.state,
+        output::moment(plan.state_since),
+        output::span(now - plan.state_since)
+    ))?;
+    if let Some(reason) = &plan.reason {
+        output::line(format_args!("why       {reason}"))?;
+    }
+    output::line(format_args!("hash      {}", view.plan_hash))?;
+    output::line(format_args!("approval  {}", approval(view)))?;
+    output::line(format_args!(
+        "budget    {} {currency} spent, {} reserved, {} left of {}",
+        plan.spent,
+        plan.reserved,
+        plan.limit - plan.spent - plan.reserved,
+        plan.limit
+    ))?;
+    output::line(format_args!(
+        "steps     {} of {} completed; registered {}",
+        plan.steps_done,
+        plan.steps_total,
+        output::moment(view.registered_at)
+    ))
+}
+
+fn approval(view: &PlanView) -> String {
+    match (&view.approval_decision, view.approval_expires_at) {
+        (Some(decision), Some(end)) => format!("decision {decision}, until {}", output::moment(end)),
+        (Some(decision), None) => format!("decision {decision}"),
+        (None, _) if view.summary.state == PlanState::SubmittedForApproval => {
+            "none yet: governance was asked".to_owned()
+        }
+        (None, _) => "none".to_owned(),
+    }
+}
+
+fn units(view: &PlanView, kind: UnitKind) -> Result<(), Failure> {
+    let units: Vec<&StepView> = view.steps.iter().filter(|step| step.kind == kind.as_str()).collect();
+    if units.is_empty() {
+        return Ok(());
+    }
+    let title = match kind {
+        UnitKind::Action => "step",
+        UnitKind::Undo => "undo of",
+    };
+    let mut table = table(&["#", title, "action", "state", "attempts", "cost", "refund", "why"]);
+    for unit in units {
+        table.add_row([
+            number(unit.index),
+            text(&unit.key),
+            text(format_args!("{}: {}", unit.connector, unit.action)),
+            step_state(unit.state),
+            number(unit.attempts),
+            number(unit.cost),
+            number(unit.refund),
+            maybe(unit.wait_reason.as_deref().or(unit.detail.as_deref())),
+        ]);
+    }
+    output::line("")?;
+    output::line(table)
+}
+
+fn attempts(view: &PlanView) -> Result<(), Failure> {
+    if view.attempts.is_empty() {
+        return Ok(());
+    }
+    let keys: BTreeMap<(&str, i32), &str> =
+        view.steps.iter().map(|unit| ((unit.kind.as_str(), unit.index), unit.key.as_str())).collect();
+    let mut table = table(&["attempt of", "n", "worker", "started", "took", "outcome", "detail"]);
+    for attempt in &view.attempts {
+        let took = attempt.ended_at.map(|end| output::span(end - attempt.started_at));
+        table.add_row([
+            text(name(attempt, keys.get(&(attempt.kind.as_str(), attempt.index)).copied())),
+            number(attempt.attempt),
+            text(&attempt.worker),
+            text(output::moment(attempt.started_at)),
+            number(took.unwrap_or_default()),
+            text(attempt.outcome.as_deref().unwrap_or("under way")),
+            maybe(attempt.detail.as_deref()),
+        ]);
+    }
+    output::line("")?;
+    output::line(table)
+}
+
+fn name(attempt: &AttemptView, key: Option<&str>) -> String {
+    let key = key.map_or_else(|| format!("step {}", attempt.index), ToOwned::to_owned);
+    if attempt.kind == UnitKind::Undo.as_str() { format!("undo of {key}") } else { key }
+}

@@ -1,0 +1,241 @@
+//! Documents, hashed and compiled: what a worker executes from.
+//!
+//! Rows hold state only. A worker reads the bytes that were submitted, hashes them itself, and executes what it hashed;
+//! the claim transaction compares that hash with the approval's. An altered document therefore runs nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dat_guards::{Conditions, ConstraintSet, PlanFacts, Reads, ResultsRead, When};
+use dat_plan::document::{Compensation, Constraint, Retry, RollbackKind};
+use dat_plan::graph::Graph;
+use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
+use dat_store::{Needed, Store, StoreError};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use serde_json::{Map, Value, json};
+
+use crate::references;
+
+/// How many bytes of documents a worker keeps.
+const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// A plan that can be executed.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) document: PlanDocument,
+    /// Computed here, from the bytes.
+    pub(crate) hash: PlanHash,
+    pub(crate) graph: Graph,
+    /// The plan's own constraints and the verdict's.
+    pub(crate) constraints: ConstraintSet,
+    pub(crate) constraints_json: Value,
+    pub(crate) constraints_hash: PlanHash,
+    pub(crate) facts: PlanFacts,
+    pub(crate) steps: Vec<PreparedStep>,
+    bytes: usize,
+}
+
+/// What a step needs besides its document.
+#[derive(Debug)]
+pub(crate) struct PreparedStep {
+    pub(crate) before: Conditions,
+    pub(crate) after: Conditions,
+    /// The results that its parameters and predicates read.
+    pub(crate) needs: Needed,
+}
+
+/// What a unit does: a step's action, a compensation, or a step of the rollback's own list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnitSpec<'a> {
+    pub(crate) connector: &'a str,
+    pub(crate) action: &'a str,
+    pub(crate) parameters: &'a Map<String, Value>,
+    pub(crate) max_cost: i64,
+    pub(crate) retry: &'a Retry,
+    pub(crate) timeout_ms: u64,
+}
+
+impl Prepared {
+    fn new(body: &[u8], verdict: Option<&Value>) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        let hash = PlanHash::of(&value).map_err(|e| e.to_string())?;
+        let document: PlanDocument = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let graph = Graph::of(&document).map_err(|e| e.to_string())?;
+        let mut constraints = document.constraints.clone();
+        if let Some(further) = verdict.and_then(|v| v.get("constraints")) {
+            let further: Vec<Constraint> =
+                serde_json::from_value(further.clone()).map_err(|e| e.to_string())?;
+            constraints.extend(further);
+        }
+        let set = ConstraintSet::compile(&constraints).map_err(|faults| format!("{faults:?}"))?;
+        let constraints_json = json!(constraints);
+        let constraints_hash = PlanHash::of(&constraints_json).map_err(|e| e.to_string())?;
+        let mut prepared = Self {
+            facts: PlanFacts::of(&document),
+            steps: Vec::with_capacity(document.steps.len()),
+            constraints: set,
+            constraints_json,
+            constraints_hash,
+            graph,
+            hash,
+            document,
+            bytes: body.len(),
+        };
+        let index: BTreeMap<String, i32> =
+            prepared.document.steps.iter().map(|s| s.key.0.clone()).zip(0..).collect();
+        for step in &prepared.document.steps {
+            let compile = |when, texts: &[String]| {
+                Conditions::compile(when, texts).map_err(|faults| format!("{faults:?}"))
+            };
+            let before = compile(When::Before, &step.preconditions)?;
+            let after = compile(When::After, &step.postconditions)?;
+            let reads = prepared.constraints.reads().union(&before.reads()).union(&after.reads());
+            let needs = needed(&step.parameters, &reads, &index);
+            prepared.steps.push(PreparedStep { before, after, needs });
+        }
+        Ok(prepared)
+    }
+
+    /// Whether any constraint applies.
+    pub(crate) fn has_constraints(&self) -> bool {
+        self.constraints_json.as_array().is_some_and(|list| !list.is_empty())
+    }
+
+    /// What the unit does, by the document; nothing where the document has no such unit.
+    pub(crate) fn unit(&self, unit: UnitKey) -> Option<UnitSpec<'_>> {
+        let index = usize::try_from(unit.index).ok()?;
+        if unit.kind == UnitKind::Undo && self.document.rollback.kind == RollbackKind::Compensating {
+            let step = self.document.rollback.steps.get(index)?;
+            return Some(UnitSpec {
+                connector: &step.connector,
+                action: &step.action,
+                parameters: &step.parameters,
+                max_cost: step.max_cost,
+                retry: &step.retry,
+                timeout_ms: UNDO_TIMEOUT_MS,
+            });
+        }
+        let step = self.document.steps.get(index)?;
+        match unit.kind {
+            UnitKind::Action => Some(UnitSpec {
+                connector: &step.connector,
+                action: &step.action,
+                parameters: &step.parameters,
+                max_cost: step.max_cost,
+                retry: &step.retry,
+                timeout_ms: step.timeout_ms,
+            }),
+            UnitKind::Undo => {
+                let undo: &Compensation = step.compensation.as_ref()?;
+                Some(UnitSpec {
+                    connector: undo.connector.as_deref().unwrap_or(&step.connector),
+                    action: &undo.action,
+                    parameters: &undo.parameters,
+                    max_cost: undo.max_cost,
+                    retry: &undo.retry,
+                    timeout_ms: step.timeout_ms,
+                })
+            }
+        }
+    }
+
+    /// The results that a unit needs.
+    pub(crate) fn needs(&self, unit: UnitKey) -> Needed {
+        let step = usize::try_from(unit.index).ok().and_then(|index| self.steps.get(index));
+        match (unit.kind, step) {
+            (UnitKind::Action, Some(step)) => step.needs.clone(),
+            (UnitKind::Undo, _) => {
+                let index = self.document.steps.iter().map(|s| s.key.0.clone()).zip(0..).collect();
+                let none = Map::new();
+                let parameters = self.unit(unit).map_or(&none, |spec| spec.parameters);
+                needed(parameters, &NOTHING_READ, &index)
+            }
+            (UnitKind::Action, None) => Needed::Steps(Vec::new()),
+        }
+    }
+}
+
+/// How long one attempt of a step of the rollback's own list may take: the contract's default.
+const UNDO_TIMEOUT_MS: u64 = 30_000;
+
+const NOTHING_READ: Reads = Reads {
+    now: false,
+    step: false,
+    budget: false,
+    results: ResultsRead::Of(std::collections::BTreeSet::new()),
+};
+
+fn needed(parameters: &Map<String, Value>, reads: &Reads, index: &BTreeMap<String, i32>) -> Needed {
+    let mut keys = Vec::new();
+    references::named(parameters, &mut keys);
+    match &reads.results {
+        ResultsRead::All => return Needed::All,
+        ResultsRead::Of(more) => keys.extend(more.iter().cloned()),
+    }
+    let mut steps: Vec<i32> = keys.iter().filter_map(|key| index.get(key).copied()).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    Needed::Steps(steps)
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<PlanKey, Arc<Prepared>> for ByBytes {
+    fn weight(&self, _: &PlanKey, plan: &Arc<Prepared>) -> u64 {
+        // A parsed document takes several times its text.
+        plan.bytes as u64 * 8 + 1_024
+    }
+}
+
+/// The documents that this worker executes from, bounded in bytes.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    cache: Cache<PlanKey, Arc<Prepared>, ByBytes>,
+}
+
+impl Documents {
+    pub(crate) fn new() -> Self {
+        Self { cache: Cache::with_weighter(10_000, CACHE_BYTES, ByBytes) }
+    }
+
+    /// The plans asked for, from the cache or the registry. Only of approved plans: the verdict's constraints belong
+    /// to what is cached. One that cannot be read (somebody altered it) is logged and left out: nothing of it runs.
+    pub(crate) async fn get(
+        &self,
+        store: &Store,
+        plans: impl IntoIterator<Item = PlanKey>,
+    ) -> Result<BTreeMap<PlanKey, Arc<Prepared>>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut missing = Vec::new();
+        for plan in plans {
+            if found.contains_key(&plan) || missing.contains(&plan) {
+                continue;
+            }
+            match self.cache.get(&plan) {
+                Some(prepared) => {
+                    found.insert(plan, prepared);
+                }
+                None => missing.push(plan),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let verdicts = store.approvals(&missing).await?;
+        for stored in store.documents(&missing).await? {
+            match Prepared::new(&stored.body, verdicts.get(&stored.plan)) {
+                Ok(prepared) => {
+                    let prepared = Arc::new(prepared);
+                    self.cache.insert(stored.plan, Arc::clone(&prepared));
+                    found.insert(stored.plan, prepared);
+                }
+                Err(reason) => {
+                    tracing::error!(plan = %stored.plan, reason, "the stored document cannot be executed");
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,74 @@
+//! Doorbells: messages that wake a worker and say nothing that it relies on.
+
+use std::collections::BTreeMap;
+
+use dat_bus::Message;
+use dat_plan::UnitKey;
+use dat_topology::{Exchange, key};
+use serde_json::json;
+
+use crate::fleet::Fleet;
+
+/// At most so many doorbells for one plan at once: each wakes a worker, which then takes whatever is due.
+const PER_PLAN: usize = 16;
+
+/// Which doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doorbell {
+    /// Something may be claimed.
+    Dispatch,
+    /// Something failed, or its outcome is unknown.
+    Failed,
+}
+
+impl Doorbell {
+    const fn routing_key(self) -> &'static str {
+        match self {
+            Self::Dispatch => key::STEP_DISPATCH,
+            Self::Failed => key::STEP_FAILED,
+        }
+    }
+}
+
+/// Rings for units. A doorbell that is lost is rung again by the sweeper, so a failure here is only logged.
+pub(crate) async fn ring(fleet: &Fleet, bell: Doorbell, units: &[UnitKey]) {
+    let mut rung: BTreeMap<_, usize> = BTreeMap::new();
+    let exchange = fleet.topology.exchange(Exchange::Steps);
+    let messages: Vec<Message> = units
+        .iter()
+        .filter(|unit| {
+            let count = rung.entry(unit.plan).or_default();
+            *count += 1;
+            *count <= PER_PLAN
+        })
+        .map(|unit| {
+            let ids = json!({
+                "plan_id": unit.plan.plan_id,
+                "plan_version": unit.plan.plan_version,
+                "kind": unit.kind,
+                "step_index": unit.index,
+            });
+            Message::json(exchange.name(), bell.routing_key(), ids.to_string())
+                .kind(bell.routing_key())
+                .mandatory(false)
+        })
+        .collect();
+    publish(fleet, messages).await;
+}
+
+/// Rings without naming anything: the sweeper found that something is due.
+pub(crate) async fn ring_any(fleet: &Fleet, bell: Doorbell) {
+    let exchange = fleet.topology.exchange(Exchange::Steps);
+    let message =
+        Message::json(exchange.name(), bell.routing_key(), "{}").kind(bell.routing_key()).mandatory(false);
+    publish(fleet, vec![message]).await;
+}
+
+async fn publish(fleet: &Fleet, messages: Vec<Message>) {
+    if messages.is_empty() {
+        return;
+    }
+    if let Err(error) = fleet.publisher.publish_all(messages).await {
+        tracing::warn!(%error, "a doorbell was not rung; the sweeper will");
+    }
+}

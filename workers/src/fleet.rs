@@ -1,0 +1,63 @@
+//! What every role of a worker shares.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dat_bus::{Bus, Publisher};
+use dat_connectors::Connectors;
+use dat_plan::{Clock, Entropy};
+use dat_store::Store;
+use dat_topology::Topology;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::alarm::Alarm;
+use crate::documents::Documents;
+use crate::limits::Limits;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::settings::WorkerSettings;
+
+/// One worker process.
+pub(crate) struct Fleet {
+    /// Unique among running workers; for people and for the attempts' rows. Nothing is recovered by it.
+    pub(crate) name: String,
+    pub(crate) settings: WorkerSettings,
+    pub(crate) store: Store,
+    pub(crate) bus: Bus,
+    pub(crate) publisher: Publisher,
+    pub(crate) topology: Topology,
+    pub(crate) connectors: Connectors,
+    pub(crate) documents: Documents,
+    pub(crate) limits: Limits,
+    pub(crate) live: Live,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Rings in this process, beside the doorbells on the broker.
+    pub(crate) bells: Bells,
+    /// Stop taking work; what runs goes on.
+    pub(crate) draining: CancellationToken,
+}
+
+/// Wake-ups within the process.
+#[derive(Debug, Default)]
+pub(crate) struct Bells {
+    /// Something may be claimed.
+    pub(crate) dispatch: Alarm,
+    /// Something may wait for the Rollback Coordinator.
+    pub(crate) failed: Alarm,
+    /// Something was written to the log.
+    pub(crate) log: Notify,
+}
+
+impl Fleet {
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// When a lease taken now runs out.
+    pub(crate) fn lease_end(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now + TimeDelta::milliseconds(i64::try_from(self.settings.lease_ms).unwrap_or(i64::MAX))
+    }
+}

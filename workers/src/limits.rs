@@ -1,0 +1,302 @@
+//! What is asked outside the database before a claim: rate, token windows, and the live copies of budgets.
+//!
+//! Redis only postpones; what may be spent is PostgreSQL's to say, in the claim. Rates fail open to a limiter in the
+//! process; token windows fail closed until they are rebuilt from the ledger; copies are refilled from rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dat_guards::{
+    AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, LocalRate, RateLimit, RateRequest, RateSchedule,
+    RuntimeStore, TokenWindow, TokenWindows, Turn, WindowAnswer, WindowEntry, WindowRequest, fits,
+    slot_is_valid,
+};
+use dat_plan::UnitKind;
+use dat_store::{AccountView, Candidate, Store, TokenUsage};
+
+use crate::documents::Prepared;
+use crate::settings::{BadSetting, RateSetting, Settings};
+
+/// How far ahead the rate schedule gives slots.
+const RATE_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a step waits when a window cannot be asked or is being rebuilt.
+const WINDOW_WAIT: TimeDelta = TimeDelta::milliseconds(500);
+
+/// What the limits say of a candidate.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Limited {
+    /// Ask the database.
+    Pass,
+    /// Not now.
+    Wait { until: DateTime<Utc>, reason: String, rate_slot: Option<DateTime<Utc>> },
+    /// Never.
+    Never(String),
+}
+
+/// A candidate with its plan.
+pub(crate) type Candidates = Vec<(Candidate, Arc<Prepared>)>;
+
+/// The limits of this fleet.
+pub(crate) struct Limits {
+    rates: Vec<(RateSetting, RateLimit)>,
+    windows: Vec<TokenWindow>,
+    schedule: RateSchedule,
+    local: LocalRate,
+    token_windows: TokenWindows,
+    copies: AccountCopies,
+}
+
+impl Limits {
+    pub(crate) fn new(settings: &Settings, runtime: &RuntimeStore) -> Result<Self, BadSetting> {
+        let rates = settings
+            .rate
+            .iter()
+            .map(|rate| Ok((rate.clone(), rate.limit()?)))
+            .collect::<Result<Vec<_>, BadSetting>>()?;
+        Ok(Self {
+            rates,
+            windows: settings.token_window.clone(),
+            schedule: RateSchedule::new(runtime.clone(), RATE_HORIZON),
+            local: LocalRate::default(),
+            token_windows: TokenWindows::new(runtime.clone()),
+            copies: AccountCopies::new(runtime.clone()),
+        })
+    }
+
+    /// Asks for a batch: at most one call each for copies, rates and windows, whatever its size.
+    pub(crate) async fn ask(&self, store: &Store, batch: &Candidates, now: DateTime<Utc>) -> Vec<Limited> {
+        let mut said = vec![Limited::Pass; batch.len()];
+        self.ask_copies(batch, &mut said, now).await;
+        self.ask_rates(batch, &mut said, now).await;
+        self.ask_windows(store, batch, &mut said, now).await;
+        said
+    }
+
+    /// What the live copies show cannot be afforded is put off; the database is asked when the copy is gone.
+    async fn ask_copies(&self, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
+        let ids: BTreeSet<String> =
+            batch.iter().filter_map(|(c, _)| c.plan_account).map(|id| id.to_string()).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let Ok(copies) = self.copies.get(&ids).await else { return };
+        let copies: BTreeMap<&str, AccountCopy> =
+            ids.into_iter().zip(copies).filter_map(|(id, copy)| Some((id, copy?))).collect();
+        for ((candidate, plan), said) in batch.iter().zip(said) {
+            if candidate.unit.kind == UnitKind::Undo {
+                continue;
+            }
+            let copy = candidate.plan_account.and_then(|id| copies.get(id.to_string().as_str()).cloned());
+            let cost = plan.unit(candidate.unit).map_or(0, |spec| spec.max_cost);
+            if fits(&[copy], cost) == Affordable::No {
+                let lifetime = TimeDelta::from_std(COPY_LIFETIME).unwrap_or(TimeDelta::zero());
+                let reason = "its plan's budget has no room for it at the moment".to_owned();
+                *said = Limited::Wait { until: now + lifetime, reason, rate_slot: None };
+            }
+        }
+    }
+
+    async fn ask_rates(&self, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
+        struct Asked<'a> {
+            place: usize,
+            setting: &'a RateSetting,
+            limit: RateLimit,
+            name: String,
+            request: String,
+        }
+        let mut asked = Vec::new();
+        for (place, (candidate, _)) in batch.iter().enumerate() {
+            if candidate.unit.kind == UnitKind::Undo || said[place] != Limited::Pass {
+                continue;
+            }
+            let matching = || self.rates.iter().filter(|(setting, _)| counts(setting, candidate));
+            // A slot serves one claim without asking again.
+            let slot_holds = candidate.rate_slot.is_some_and(|slot| {
+                matching().next().is_some() && matching().all(|(_, limit)| slot_is_valid(slot, now, limit))
+            });
+            if slot_holds {
+                continue;
+            }
+            for (setting, limit) in matching() {
+                asked.push(Asked {
+                    place,
+                    setting,
+                    limit: *limit,
+                    name: format!(
+                        "{}/{}",
+                        setting.connector.as_deref().unwrap_or("*"),
+                        setting.action.as_deref().unwrap_or("*")
+                    ),
+                    request: reservation_id(candidate),
+                });
+            }
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let requests: Vec<RateRequest<'_>> = asked
+            .iter()
+            .map(|a| RateRequest {
+                tenant: &batch[a.place].0.tenant,
+                name: &a.name,
+                request: &a.request,
+                limit: a.limit,
+            })
+            .collect();
+        let turns = match self.schedule.ask(&requests).await {
+            Ok(turns) => turns,
+            Err(away) => {
+                tracing::warn!(%away, "rates are limited within this process alone");
+                requests.iter().map(|r| self.local.ask(now, r.tenant, r.name, r.limit)).collect()
+            }
+        };
+        for (asked, turn) in asked.iter().zip(turns) {
+            let (at, slot) = match turn {
+                Turn::Granted => continue,
+                Turn::Slot(at) => (at, Some(at)),
+                Turn::AskAgain(at) => (at, None),
+            };
+            let reason = format!(
+                "the rate limit of {} is {} calls in {} ms",
+                asked.name, asked.setting.count, asked.setting.period_ms
+            );
+            // Several limits: the latest says when.
+            match &said[asked.place] {
+                Limited::Wait { until, .. } if *until >= at => {}
+                _ => said[asked.place] = Limited::Wait { until: at, reason, rate_slot: slot },
+            }
+        }
+    }
+
+    async fn ask_windows(&self, store: &Store, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
+        let mut asked: Vec<(usize, String, i64, Vec<&TokenWindow>)> = Vec::new();
+        for (place, (candidate, plan)) in batch.iter().enumerate() {
+            let counted = plan.document.budget.currency.as_str() == "token"
+                && candidate.unit.kind == UnitKind::Action
+                && said[place] == Limited::Pass;
+            if !counted {
+                continue;
+            }
+            let windows: Vec<&TokenWindow> = self
+                .windows
+                .iter()
+                .filter(|w| w.counts(&candidate.tenant, &candidate.connector, &candidate.action))
+                .collect();
+            if !windows.is_empty() {
+                let cost = plan.unit(candidate.unit).map_or(0, |spec| spec.max_cost);
+                asked.push((place, reservation_id(candidate), cost, windows));
+            }
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let requests: Vec<WindowRequest<'_>> = asked
+            .iter()
+            .map(|(_, reservation, amount, windows)| WindowRequest {
+                reservation,
+                amount: *amount,
+                windows,
+            })
+            .collect();
+        let answers = self.token_windows.reserve(&requests).await;
+        let mut lost = false;
+        for (index, (place, _, amount, _)) in asked.iter().enumerate() {
+            let wait =
+                |until, reason: &str| Limited::Wait { until, reason: reason.to_owned(), rate_slot: None };
+            said[*place] = match answers.as_ref().map(|answers| &answers[index]) {
+                Ok(WindowAnswer::Reserved) => Limited::Pass,
+                Ok(WindowAnswer::Full(until)) => wait(*until, "its token window is full until it turns"),
+                Ok(WindowAnswer::TooLarge { limit }) => Limited::Never(format!(
+                    "it may use {amount} tokens and a whole window allows {limit}: lower its max_cost or raise the window"
+                )),
+                Ok(WindowAnswer::Lost) => {
+                    lost = true;
+                    wait(now + WINDOW_WAIT, "token windows were lost and are being rebuilt from the ledger")
+                }
+                Err(_) => wait(now + WINDOW_WAIT, "token windows cannot be asked: Redis is away"),
+            };
+        }
+        if lost {
+            self.rebuild(store, now).await;
+        }
+    }
+
+    /// Rebuilds token windows from the ledger after a loss.
+    async fn rebuild(&self, store: &Store, now: DateTime<Utc>) {
+        let usage = match store.token_usage(now - TimeDelta::hours(1)).await {
+            Ok(usage) => usage,
+            Err(error) => {
+                tracing::warn!(%error, "token windows stay closed");
+                return;
+            }
+        };
+        let entries: Vec<WindowEntry> = usage.iter().flat_map(|used| self.entries(used)).collect();
+        match self.token_windows.rebuild(&entries).await {
+            Ok(true) => tracing::warn!(entries = entries.len(), "token windows were rebuilt from the ledger"),
+            Ok(false) => {}
+            Err(away) => tracing::warn!(%away, "token windows stay closed"),
+        }
+    }
+
+    fn entries<'a>(&'a self, used: &'a TokenUsage) -> impl Iterator<Item = WindowEntry> + 'a {
+        self.windows
+            .iter()
+            .filter(|w| w.counts(&used.tenant, &used.connector, &used.action))
+            .map(|window| WindowEntry {
+                window: window.at(used.reserved_at),
+                reservation: format!("{}/{}/{}", used.unit.plan, used.unit.index, used.attempt),
+                amount: used.amount,
+                settled: used.settled,
+            })
+    }
+
+    /// Corrects windows by what was really used.
+    pub(crate) async fn settle(&self, actuals: &[(String, i64)]) {
+        if self.windows.is_empty() || actuals.is_empty() {
+            return;
+        }
+        let actuals: Vec<(&str, i64)> = actuals.iter().map(|(id, used)| (id.as_str(), *used)).collect();
+        if let Err(away) = self.token_windows.settle(&actuals).await {
+            tracing::debug!(%away, "windows keep the upper bound until they turn");
+        }
+    }
+
+    /// Replaces the live copies of accounts that changed.
+    pub(crate) async fn copy(&self, accounts: &[AccountView]) {
+        let copies: Vec<AccountCopy> = accounts
+            .iter()
+            .map(|view| AccountCopy {
+                account: view.account_id.to_string(),
+                version: view.version,
+                limit: view.account.limit,
+                settled: view.account.settled,
+                reserved: view.account.reserved,
+            })
+            .collect();
+        if copies.is_empty() {
+            return;
+        }
+        if let Err(away) = self.copies.put_all(&copies).await {
+            tracing::debug!(%away, "no live copies of budgets");
+        }
+    }
+
+    /// Forgets local limiters that are full again.
+    pub(crate) fn tidy(&self) {
+        self.local.retain_recent();
+    }
+}
+
+/// The id of what a candidate reserves: step and attempt.
+fn reservation_id(candidate: &Candidate) -> String {
+    format!("{}/{}/{}", candidate.unit.plan, candidate.unit.index, candidate.attempt)
+}
+
+fn counts(setting: &RateSetting, candidate: &Candidate) -> bool {
+    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+    is(&setting.tenant, &candidate.tenant)
+        && is(&setting.connector, &candidate.connector)
+        && is(&setting.action, &candidate.action)
+}

@@ -1,0 +1,39 @@
+//! The `dat` command: workers of every role, and the operator's commands.
+//!
+//! One file a queue (`plan_submitted`, `plan_approved`, `step_dispatch`, `step_failed`) says what its messages mean;
+//! one generic loop (`stage`) consumes, commits and acknowledges. The `relay` publishes the log, the `sweeper` rings
+//! what nobody heard. `cli` has a file for each family of commands.
+
+mod alarm;
+mod cli;
+mod documents;
+mod doorbell;
+mod fault;
+mod fleet;
+mod guard;
+mod health;
+mod limits;
+mod live;
+mod metrics;
+mod orchestrator;
+mod outcomes;
+mod plan_approved;
+mod plan_submitted;
+mod references;
+mod relay;
+mod runner;
+mod settings;
+mod stage;
+mod step_dispatch;
+mod step_failed;
+mod sweeper;
+mod trace;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::run(cli::Dat::parse())
+}

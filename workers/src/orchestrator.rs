@@ -1,0 +1,105 @@
+//! The Execution Orchestrator: stages approved plans, admits them, and rings for their first steps.
+
+use chrono::{DateTime, Utc};
+use dat_guards::{BudgetFacts, Decision, Inputs, Verdict};
+use dat_plan::document::OnUnknown;
+use dat_plan::{Currency, PlanKey};
+use dat_store::{Admission, Admitted, Blocked, StagedStep, StoreError};
+use serde_json::{Value, json};
+
+use crate::documents::Prepared;
+use crate::doorbell::{self, Doorbell};
+use crate::fleet::Fleet;
+use crate::guard;
+
+/// Stages and admits plans. Those that are not approved or staged any more are left as they are.
+pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreError> {
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let now = fleet.now();
+    let prepared = fleet.documents.get(&fleet.store, plans.iter().copied()).await?;
+    let admissions: Vec<Admission> =
+        prepared.iter().map(|(plan, prepared)| admission(*plan, prepared, now)).collect();
+    let mut ready = Vec::new();
+    for (plan, admitted) in fleet.store.admit(&admissions, now).await? {
+        match admitted {
+            Admitted::Executing { ready: units } => {
+                tracing::info!(%plan, ready = units.len(), "executing");
+                ready.extend(units);
+            }
+            Admitted::Waiting(reason) => tracing::info!(%plan, reason, "not admitted yet"),
+            Admitted::Aborted(reason) => {
+                tracing::warn!(%plan, reason, "never admitted");
+                fleet.metrics.plan_ended("aborted");
+            }
+            Admitted::Moved => {}
+        }
+        fleet.live.touch(plan);
+    }
+    fleet.bells.log.notify_one();
+    doorbell::ring(fleet, Doorbell::Dispatch, &ready).await;
+    Ok(())
+}
+
+/// What the document says of staging, and what the constraint engine says of admission.
+fn admission(plan: PlanKey, prepared: &Prepared, now: DateTime<Utc>) -> Admission {
+    let document = &prepared.document;
+    let inputs = Inputs {
+        now,
+        plan: prepared.facts.clone(),
+        tenant: document.tenant.clone(),
+        step: None,
+        budget: BudgetFacts {
+            amount: document.budget.amount,
+            spent: 0,
+            reserved: 0,
+            currency: Currency(document.budget.currency.0.clone()),
+        },
+        results: serde_json::Map::new(),
+    };
+    let decision = prepared.constraints.admission(&inputs, &document.steps);
+    let steps = document
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, step)| StagedStep {
+            key: step.key.0.clone(),
+            connector: step.connector.clone(),
+            action: step.action.clone(),
+            waits_for: i32::try_from(prepared.graph.needs(index).len()).unwrap_or(i32::MAX),
+            not_before: step.not_before,
+            max_cost: step.max_cost.saturating_add(step.undo_max_cost()),
+        })
+        .collect();
+    let on_unknown = match document.on_unknown {
+        OnUnknown::Wait => "wait",
+        OnUnknown::Rollback => "rollback",
+    };
+    Admission {
+        plan,
+        hash: prepared.hash.clone(),
+        priority: i16::from(document.priority),
+        steps,
+        policy: (document.rollback.kind.as_str(), document.rollback.scope.as_str(), on_unknown),
+        irreversible: document.steps.iter().filter(|s| s.irreversible).map(|s| s.key.0.clone()).collect(),
+        constraints: prepared.constraints_json.clone(),
+        constraints_hash: prepared.constraints_hash.clone(),
+        decision: guard::log(&decision, prepared, prepared.has_constraints().then_some(&inputs)),
+        blocked: blocked(&decision, now),
+        violations: decision.violations.iter().map(|v| json!(v)).collect::<Vec<Value>>(),
+    }
+}
+
+fn blocked(decision: &Decision, now: DateTime<Utc>) -> Option<Blocked> {
+    if decision.verdict != Verdict::Deny {
+        return None;
+    }
+    let until = match decision.wait_until() {
+        Some(until) => Some(until),
+        None if decision.is_lasting() => None,
+        // It can change with what is not a moment: looked at again soon.
+        None => Some(now + chrono::TimeDelta::seconds(2)),
+    };
+    Some(Blocked { reason: guard::reasons(decision), until })
+}

@@ -1,0 +1,182 @@
+//! Outcomes are committed as they come, grouped by arrival: while one group is in the database the next gathers, so that
+//! a slow step delays nobody and a commit's cost is shared under load (group commit).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dat_store::{Finding, SettleReport, Settled, Settlement, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::doorbell::{self, Doorbell};
+use crate::fleet::Fleet;
+use crate::step_dispatch::Dispatcher;
+
+/// An attempt or a probe that ended.
+pub(crate) struct Ended {
+    settlement: Settlement,
+    connector: String,
+    currency: String,
+    /// The attempt's number; a probe has none.
+    attempt: Option<i32>,
+    took: Duration,
+    /// The slot is free again when this is dropped, after the commit: what is in flight stays bounded.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Ended {
+    pub(crate) fn attempt(
+        settlement: Settlement,
+        connector: String,
+        currency: String,
+        attempt: i32,
+        took: Duration,
+    ) -> Self {
+        Self { settlement, connector, currency, attempt: Some(attempt), took, permit: None }
+    }
+
+    pub(crate) fn probe(settlement: Settlement, connector: String, took: Duration) -> Self {
+        Self { settlement, connector, currency: String::new(), attempt: None, took, permit: None }
+    }
+
+    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+/// Commits outcomes until every sender is gone.
+pub(crate) async fn commit(
+    fleet: Arc<Fleet>,
+    dispatcher: Option<Weak<Dispatcher>>,
+    mut ended: mpsc::UnboundedReceiver<Ended>,
+) {
+    while let Some(first) = ended.recv().await {
+        let mut group = vec![first];
+        while group.len() < fleet.settings.batch {
+            match ended.try_recv() {
+                Ok(more) => group.push(more),
+                Err(_) => break,
+            }
+        }
+        // Held weakly: the dispatcher can hand out no more work once its own tasks have ended.
+        let dispatcher = dispatcher.as_ref().and_then(Weak::upgrade);
+        settle(&fleet, dispatcher.as_deref(), &mut group).await;
+        for one in group {
+            drop(one.permit);
+        }
+        if let Some(dispatcher) = &dispatcher {
+            fleet.metrics.slots_busy(fleet.settings.slots - dispatcher.free());
+            dispatcher.slot_freed();
+        }
+    }
+}
+
+/// Settles a group. A group that the database refuses is halved until the culprit stands alone; what *it* answered
+/// cannot be kept, so it counts as failed, as sent, with its cost.
+async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: &mut [Ended]) {
+    let mut ranges = vec![0..group.len()];
+    while let Some(range) = ranges.pop() {
+        let part = &mut group[range.clone()];
+        let settlements: Vec<Settlement> = part.iter().map(|e| e.settlement.clone()).collect();
+        match settle_when_possible(fleet, &settlements).await {
+            Ok(report) => after(fleet, dispatcher, part, report).await,
+            Err(refusal) if part.len() == 1 => {
+                let Some(culprit) = part.first_mut() else { continue };
+                let already_replaced = matches!(&culprit.settlement.finding, Finding::Refused { .. });
+                tracing::error!(plan = %culprit.settlement.lease.unit.plan, %refusal, "an outcome cannot be stored");
+                if already_replaced {
+                    continue; // its lease runs out, and a probe tells what came of it
+                }
+                let cost = match &culprit.settlement.finding {
+                    Finding::Done { cost, .. } | Finding::Error { cost, .. } => *cost,
+                    _ => 0,
+                };
+                let detail = "the answer cannot be stored by the database".to_owned();
+                culprit.settlement.finding = Finding::Refused { cost, detail };
+                ranges.push(range);
+            }
+            Err(_) => {
+                let middle = range.start + range.len() / 2;
+                ranges.push(range.start..middle);
+                ranges.push(middle..range.end);
+            }
+        }
+    }
+}
+
+/// Settles as soon as the database answers: what an outside system did must not be forgotten because of an outage.
+async fn settle_when_possible(fleet: &Fleet, part: &[Settlement]) -> Result<SettleReport, StoreError> {
+    let mut wait = Duration::from_millis(50);
+    loop {
+        let timer = fleet.metrics.outcome_timer();
+        match fleet.store.settle(part, fleet.now()).await {
+            Ok(report) => {
+                timer.observe_duration();
+                return Ok(report);
+            }
+            Err(error) if error.is_unavailable() => {
+                timer.stop_and_discard();
+                tracing::warn!(%error, outcomes = part.len(), "outcomes wait for the database");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            Err(error) => {
+                timer.stop_and_discard();
+                return Err(error);
+            }
+        }
+    }
+}
+
+async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], report: SettleReport) {
+    let mut used = Vec::new();
+    for (ended, settled) in part.iter().zip(&report.settled) {
+        let unit = ended.settlement.lease.unit;
+        fleet.live.touch(unit.plan);
+        match settled {
+            Settled::Fenced => {
+                tracing::warn!(plan = %unit.plan, step = unit.index, "the lease was lost: its outcome changes nothing");
+                fleet.metrics.fenced();
+            }
+            Settled::Written(state) => {
+                let cost = match &ended.settlement.finding {
+                    Finding::Done { cost, .. }
+                    | Finding::Error { cost, .. }
+                    | Finding::Refused { cost, .. } => *cost,
+                    _ => 0,
+                };
+                match ended.attempt {
+                    Some(attempt) => {
+                        fleet.metrics.attempt(&ended.connector, state.as_str(), ended.took.as_secs_f64());
+                        fleet.metrics.spent(&ended.currency, cost);
+                        if ended.currency == "token" && !state.is_in_flight() {
+                            used.push((format!("{}/{}/{attempt}", unit.plan, unit.index), cost));
+                        }
+                    }
+                    None => fleet.metrics.probe(state.as_str()),
+                }
+            }
+        }
+    }
+    for (plan, state) in &report.ended {
+        tracing::info!(%plan, %state, "ended");
+        fleet.metrics.plan_ended(state.as_str());
+    }
+    fleet.bells.log.notify_one();
+    ring(fleet, dispatcher, &report).await;
+    fleet.limits.settle(&used).await;
+    fleet.limits.copy(&report.accounts).await;
+}
+
+/// What became ready is first for this worker, which has the plan at hand; what it has no slots for is rung on the
+/// broker.
+async fn ring(fleet: &Fleet, dispatcher: Option<&Dispatcher>, report: &SettleReport) {
+    let here = dispatcher.map_or(0, Dispatcher::free).min(report.ready.len());
+    if here > 0 {
+        fleet.bells.dispatch.ring();
+    }
+    doorbell::ring(fleet, Doorbell::Dispatch, &report.ready[here..]).await;
+    if report.undecided > 0 {
+        doorbell::ring_any(fleet, Doorbell::Failed).await;
+    }
+}

@@ -1,0 +1,104 @@
+//! `plan.submitted`: Plan Builder and Plan Registry. A submission is checked for every fault, registered, and handed to
+//! governance; the message is the work, so it is in the database before it is acknowledged.
+
+use std::collections::BTreeSet;
+
+use dat_bus::Received;
+use dat_guards::CelCheck;
+use dat_plan::approval::ApprovalPackage;
+use dat_plan::check::{self, Rules};
+use dat_plan::event::EventKind;
+use dat_plan::{Fault, FaultCode, PlanHash};
+use dat_store::{Registered, Registration, StoreError};
+use dat_topology::Stage as StageName;
+use serde_json::{Value, json};
+
+use crate::fleet::Fleet;
+use crate::stage::{Disposition, Parked, Stage};
+use crate::trace;
+
+/// The stage of `plan.submitted`.
+pub(crate) struct PlanSubmitted<'a> {
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) connectors: BTreeSet<String>,
+}
+
+impl Stage for PlanSubmitted<'_> {
+    type Work = Registration;
+
+    fn name(&self) -> StageName {
+        StageName::PlanSubmitted
+    }
+
+    fn parked_kind(&self) -> EventKind {
+        EventKind::SubmissionRejected
+    }
+
+    fn prefetch(&self) -> u16 {
+        // A body may have 4 MiB: few are held at once.
+        64
+    }
+
+    fn read(&self, message: &Received) -> Result<Registration, Parked> {
+        let rules = Rules { connectors: &self.connectors, predicates: &CelCheck };
+        let checked = check::plan(&message.body, &rules).map_err(refused)?;
+        let package = ApprovalPackage {
+            plan_id: checked.document.plan_id,
+            plan_version: checked.document.plan_version,
+            tenant: checked.document.tenant.clone(),
+            plan_hash: checked.hash.to_string(),
+            constraint_set_hash: no_operator_constraints().to_string(),
+            plan: checked.value,
+            readiness: checked.readiness.clone(),
+        };
+        let Value::Object(package) = json!(package) else { return Err(refused(Vec::new())) };
+        Ok(Registration {
+            traceparent: trace::context(message.traceparent(), &*self.fleet.entropy),
+            message_id: message.message_id.clone(),
+            body: message.body.clone(),
+            hash: checked.hash,
+            readiness: checked.readiness,
+            document: checked.document,
+            package,
+        })
+    }
+
+    async fn commit(&self, batch: &[Registration]) -> Result<Vec<Disposition>, StoreError> {
+        let answers = self.fleet.store.register(batch, self.fleet.now()).await?;
+        Ok(batch
+            .iter()
+            .zip(answers)
+            .map(|(submission, answer)| {
+                let plan = submission.document.key();
+                let trace_id = trace::trace_id(&submission.traceparent);
+                match answer {
+                    Registered::New => {
+                        tracing::info!(%plan, trace_id, hash = %submission.hash, "registered");
+                        self.fleet.live.touch(plan);
+                        Disposition::Done
+                    }
+                    Registered::Same => {
+                        tracing::info!(%plan, trace_id, "registered before with the same content");
+                        Disposition::Done
+                    }
+                    Registered::Refused(faults) => Disposition::Park(refused(faults)),
+                }
+            })
+            .collect())
+    }
+}
+
+fn refused(faults: Vec<Fault>) -> Parked {
+    let reason = match faults.first().map(|f| f.code) {
+        Some(FaultCode::NotJson) => "not a JSON document",
+        Some(FaultCode::VersionConflict) => "this version is registered with other content",
+        Some(FaultCode::ForeignTenant) => "the plan id belongs to another tenant",
+        _ => "not a valid plan document",
+    };
+    Parked { reason: reason.to_owned(), faults }
+}
+
+/// The hash of the operators' constraint set, which is empty until operators can register one.
+fn no_operator_constraints() -> PlanHash {
+    PlanHash::of_canonical(b"[]")
+}

@@ -1,0 +1,130 @@
+//! The relay: publishes the log. It claims streams that are behind, publishes each in its order with confirms, and
+//! records how far it got; after a nack or a return it goes on from that stream's first unconfirmed event.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use dat_bus::{Message, PublishError};
+use dat_plan::event::{Destination, EventKind, LoggedEvent};
+use dat_store::{ClaimedStream, StoreError};
+use dat_topology::Exchange;
+
+use crate::fleet::Fleet;
+
+/// Streams in one round.
+const STREAMS: i64 = 64;
+/// Events of a stream in one round.
+const EVENTS: i64 = 200;
+/// How long a claim holds: far longer than a round with a broker that does not answer.
+const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// How often it looks when nobody rings.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a stream waits after an event that nobody took.
+const REFUSED: TimeDelta = TimeDelta::seconds(1);
+
+/// Runs until the worker has drained; the last events are published then too.
+pub(crate) async fn run(fleet: &Fleet) {
+    loop {
+        match round(fleet).await {
+            Ok(true) => continue,
+            Ok(false) if fleet.draining.is_cancelled() => return,
+            Ok(false) => {}
+            Err(error) if fleet.draining.is_cancelled() => {
+                tracing::warn!(%error, "the log is published by another worker");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the relay waits for the database"),
+        }
+        tokio::select! {
+            () = fleet.bells.log.notified() => {}
+            () = fleet.draining.cancelled() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// One round. Gives whether there may be more.
+async fn round(fleet: &Fleet) -> Result<bool, StoreError> {
+    let streams = fleet.store.claim_streams(STREAMS, EVENTS, LEASE, fleet.now()).await?;
+    if streams.is_empty() {
+        return Ok(false);
+    }
+    crate::fault::point("relay.before_publish");
+    // Which messages an event became: an event counts when all of them were confirmed.
+    let mut messages = Vec::new();
+    let mut of_event: BTreeMap<(usize, usize), std::ops::Range<usize>> = BTreeMap::new();
+    for (place, stream) in streams.iter().enumerate() {
+        for (index, event) in stream.events.iter().enumerate() {
+            let first = messages.len();
+            messages.extend(messages_of(fleet, stream, event));
+            of_event.insert((place, index), first..messages.len());
+        }
+    }
+    let receipts = fleet.publisher.publish_all(messages).await;
+    if let Err(error) = &receipts {
+        log_failure(error);
+    }
+    crate::fault::point("relay.after_publish");
+    let confirmed = |place: usize, index: usize| {
+        let Ok(receipts) = &receipts else { return false };
+        of_event
+            .get(&(place, index))
+            .is_some_and(|range| receipts[range.clone()].iter().all(dat_bus::Receipt::is_confirmed))
+    };
+    let now = fleet.now();
+    let mut all = true;
+    let mut published = 0;
+    let progress: Vec<_> = streams
+        .into_iter()
+        .enumerate()
+        .map(|(place, stream)| {
+            let count = (0..stream.events.len()).take_while(|index| confirmed(place, *index)).count();
+            let whole = count == stream.events.len();
+            if !whole && receipts.is_ok() {
+                tracing::warn!(plan = %stream.plan, "an event was not taken: is its consumer's queue bound?");
+            }
+            all &= whole;
+            published += count as u64;
+            stream.confirmed(count, if whole { now } else { now + REFUSED })
+        })
+        .collect();
+    fleet.store.record_relayed(&progress).await?;
+    fleet.metrics.relayed(published);
+    Ok(all)
+}
+
+fn log_failure(error: &PublishError) {
+    tracing::warn!(%error, "events were not confirmed; they are published again");
+}
+
+fn messages_of(fleet: &Fleet, stream: &ClaimedStream, event: &LoggedEvent) -> Vec<Message> {
+    // An event of a newer version of DAT is published to whoever follows lifecycles.
+    let destinations =
+        event.kind.parse::<EventKind>().map_or(&[Destination::Events][..], EventKind::destinations);
+    let body = event.envelope().to_string();
+    destinations
+        .iter()
+        .map(|destination| {
+            let exchange = match destination {
+                Destination::Flo => Exchange::Flo,
+                Destination::Pte => Exchange::Pte,
+                Destination::Events => Exchange::Events,
+                Destination::Ggp => Exchange::Ggp,
+            };
+            let mut message =
+                Message::json(fleet.topology.exchange(exchange).name(), &event.kind, body.clone())
+                    .content_type("application/cloudevents+json")
+                    .message_id(event.id())
+                    .correlation_id(event.plan.to_string())
+                    .kind(format!("dat.{}", event.kind))
+                    .timestamp_s(u64::try_from(event.at.timestamp()).unwrap_or(0))
+                    // FLO, PTE and GGP must receive; whether anybody follows lifecycles is their own affair.
+                    .mandatory(*destination != Destination::Events);
+            if !stream.traceparent.is_empty() {
+                message = message.traceparent(&stream.traceparent);
+            }
+            message
+        })
+        .collect()
+}

@@ -1,0 +1,235 @@
+//! The Step Runner: runs one attempt of one unit through its connector, under its lease.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dat_connectors::{Answer, Call};
+use dat_guards::{BudgetFacts, Inputs, StepFacts, Verdict};
+use dat_plan::mux::ActionRequest;
+use dat_plan::{Currency, UnitKey, UnitKind};
+use dat_store::{Claimed, Finding, Lease, Settlement};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::documents::{Prepared, UnitSpec};
+use crate::fleet::Fleet;
+use crate::guard;
+use crate::outcomes::Ended;
+use crate::references;
+use crate::stage::storable;
+use crate::trace;
+
+/// The leases of attempts that run in this worker, for their renewal.
+#[derive(Debug, Default)]
+pub(crate) struct Running(Mutex<BTreeMap<UnitKey, Lease>>);
+
+impl Running {
+    pub(crate) fn add(&self, lease: &Lease) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.unit, lease.clone());
+    }
+
+    /// Stops renewing; gives whether it was being renewed.
+    pub(crate) fn remove(&self, unit: &UnitKey) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(unit).is_some()
+    }
+
+    fn all(&self) -> Vec<Lease> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Renews what runs, at a third of the lease, until the last attempt has ended.
+    pub(crate) async fn renew(&self, fleet: &Fleet) {
+        let every = Duration::from_millis(fleet.settings.lease_ms / 3);
+        loop {
+            tokio::time::sleep(every).await;
+            let leases = self.all();
+            if leases.is_empty() {
+                continue;
+            }
+            match fleet.store.renew(&leases, fleet.lease_end(fleet.now())).await {
+                Ok(lost) => {
+                    // An attempt that ended meanwhile has left the list: its row is not running because it is settled.
+                    for unit in lost.into_iter().filter(|unit| self.remove(unit)) {
+                        tracing::warn!(plan = %unit.plan, step = unit.index, "its lease was lost; what comes of it is not written");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "leases were not renewed"),
+            }
+        }
+    }
+}
+
+/// Runs one attempt to its end.
+pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) -> Ended {
+    let started = Instant::now();
+    let unit = claimed.lease.unit;
+    let span = tracing::info_span!(
+        "attempt",
+        plan = %unit.plan,
+        step = claimed.step_key,
+        kind = unit.kind.as_str(),
+        attempt = claimed.attempt,
+        trace_id = trace::trace_id(&claimed.traceparent),
+    );
+    let finding = async {
+        let finding = run(fleet, plan, &claimed).await;
+        tracing::debug!(?finding, "ended");
+        finding
+    }
+    .instrument(span)
+    .await;
+    let index = usize::try_from(unit.index).unwrap_or(usize::MAX);
+    let successors = match unit.kind {
+        UnitKind::Action if index < plan.graph.len() => {
+            plan.graph.successors(index).iter().filter_map(|s| i32::try_from(*s).ok()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let connector = plan.unit(unit).map_or("", |spec| spec.connector).to_owned();
+    Ended::attempt(
+        Settlement { lease: claimed.lease, finding, successors },
+        connector,
+        claimed.currency,
+        claimed.attempt,
+        started.elapsed(),
+    )
+}
+
+async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Finding {
+    let unit = claimed.lease.unit;
+    let not_sent = |detail: &str| Finding::NotSent { detail: detail.to_owned() };
+    let Some(spec) = plan.unit(unit) else { return not_sent("the document has no such step") };
+    let Some(connector) = fleet.connectors.get(spec.connector) else {
+        return not_sent(&format!("this worker has no connector {}", spec.connector));
+    };
+    let parameters = match unit.kind {
+        UnitKind::Action => match references::resolve(spec.parameters, &claimed.results) {
+            Ok(parameters) => parameters,
+            // The claim's guard resolved the same references from the same results.
+            Err(dangling) => return Finding::Refused { cost: 0, detail: dangling.to_string() },
+        },
+        UnitKind::Undo => references::resolve_or_null(spec.parameters, &claimed.results),
+    };
+    let now = fleet.now();
+    let timeout = Duration::from_millis(spec.timeout_ms);
+    let call = Call {
+        request: action_request(plan, claimed, &spec, parameters.clone(), now),
+        timeout,
+        traceparent: claimed.traceparent.clone(),
+    };
+    // Invariant 2: a worker that lost its lease sends nothing. What is stuck between here and the outside system is
+    // refused there, by `not_after` or because a probe sealed its key.
+    if !claimed.lease.holds(fleet.now()) {
+        return not_sent("the lease ran out before the request was sent");
+    }
+    crate::fault::point("runner.before_send");
+    let answer = connector.act(call).await;
+    crate::fault::point("runner.after_answer");
+    judge(fleet, plan, claimed, parameters, answer)
+}
+
+fn action_request(
+    plan: &Prepared,
+    claimed: &Claimed,
+    spec: &UnitSpec<'_>,
+    parameters: Map<String, Value>,
+    now: DateTime<Utc>,
+) -> ActionRequest {
+    let unit = claimed.lease.unit;
+    let timeout = TimeDelta::milliseconds(i64::try_from(spec.timeout_ms).unwrap_or(i64::MAX));
+    ActionRequest {
+        action: spec.action.to_owned(),
+        parameters,
+        idempotency_key: claimed.idempotency_key.clone(),
+        not_after: now + timeout,
+        max_cost: spec.max_cost,
+        currency: plan.document.budget.currency.0.clone(),
+        tenant: claimed.tenant.clone(),
+        plan_id: unit.plan.plan_id,
+        plan_version: unit.plan.plan_version,
+        step: claimed.step_key.clone(),
+        attempt: claimed.attempt,
+        undo_of: claimed.undo_of.clone(),
+    }
+}
+
+/// What an answer means: the connector's word, but for an answer that cannot be kept or breaks a postcondition.
+fn judge(
+    fleet: &Fleet,
+    plan: &Prepared,
+    claimed: &Claimed,
+    parameters: Map<String, Value>,
+    answer: Answer,
+) -> Finding {
+    match answer {
+        Answer::Done { result, cost, refund } => {
+            if holds_nul(&result) {
+                let shown: String = storable(&result.to_string()).chars().take(500).collect();
+                let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
+                return Finding::Refused { cost, detail };
+            }
+            match broken_postconditions(fleet, plan, claimed, parameters, &result) {
+                Some(detail) => Finding::Refused { cost, detail },
+                None => Finding::Done { result, cost, refund },
+            }
+        }
+        Answer::Error { cost, detail, retry_after_ms } => Finding::Error {
+            cost,
+            detail: storable(&detail),
+            retry_after_ms: i64::try_from(retry_after_ms).unwrap_or(i64::MAX).min(86_400_000),
+        },
+        Answer::Refused { cost, detail } => Finding::Refused { cost, detail: storable(&detail) },
+        Answer::NotSent { detail } => Finding::NotSent { detail: storable(&detail) },
+        Answer::Unanswered { detail } => Finding::Unanswered { detail: storable(&detail) },
+    }
+}
+
+/// Whether a value holds text that PostgreSQL does not store.
+pub(crate) fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(map) => map.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        _ => false,
+    }
+}
+
+fn broken_postconditions(
+    fleet: &Fleet,
+    plan: &Prepared,
+    claimed: &Claimed,
+    parameters: Map<String, Value>,
+    result: &Value,
+) -> Option<String> {
+    let unit = claimed.lease.unit;
+    let index = usize::try_from(unit.index).ok()?;
+    let (step, prepared) = (plan.document.steps.get(index)?, plan.steps.get(index)?);
+    if unit.kind == UnitKind::Undo || step.postconditions.is_empty() {
+        return None;
+    }
+    let mut results = claimed.results.clone();
+    results.insert(step.key.0.clone(), result.clone());
+    let inputs = Inputs {
+        now: fleet.now(),
+        plan: plan.facts.clone(),
+        tenant: claimed.tenant.clone(),
+        step: Some(StepFacts {
+            key: step.key.clone(),
+            index: unit.index,
+            attempt: claimed.attempt,
+            parameters,
+        }),
+        budget: BudgetFacts {
+            amount: claimed.account.limit,
+            spent: claimed.account.settled,
+            reserved: claimed.account.reserved,
+            currency: Currency(claimed.currency.clone()),
+        },
+        results,
+    };
+    let decision = prepared.after.check(&inputs);
+    (decision.verdict == Verdict::Deny).then(|| guard::reasons(&decision))
+}

@@ -1,0 +1,193 @@
+//! Settings: flags over `DAT_…` environment over a TOML file over defaults. One small struct a concern, each checked
+//! when it is built, so that a bad setting stops the start with its name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use dat_guards::{RateLimit, TokenWindow};
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Flags that every command takes. What is not given comes from the environment, the file, or the defaults.
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub(crate) struct Flags {
+    /// A TOML file with settings; flags and environment go over it
+    #[arg(long, global = true, env = "DAT_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// PostgreSQL [env: `DAT_DATABASE_URL`, `DATABASE_URL`]
+    #[arg(long, global = true, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database_url: Option<String>,
+    /// RabbitMQ, AMQP 0-9-1 [env: `DAT_AMQP_URL`, `AMQP_URL`]
+    #[arg(long, global = true, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amqp_url: Option<String>,
+    /// RabbitMQ's management API [env: `DAT_AMQP_MANAGEMENT_URL`, `AMQP_MANAGEMENT_URL`]
+    #[arg(long, global = true, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amqp_management_url: Option<String>,
+    /// Redis [env: `DAT_REDIS_URL`, `REDIS_URL`]
+    #[arg(long, global = true, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_url: Option<String>,
+    /// Prefixes every name on the broker and in Redis, so that fleets can share servers [env: `DAT_NAMESPACE`]
+    #[arg(long, global = true, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// PostgreSQL.
+    pub(crate) database_url: String,
+    /// RabbitMQ.
+    pub(crate) amqp_url: String,
+    /// RabbitMQ's management API.
+    pub(crate) amqp_management_url: String,
+    /// Redis.
+    pub(crate) redis_url: String,
+    /// Prefixes names on the broker and in Redis.
+    pub(crate) namespace: Option<String>,
+    /// Of workers.
+    pub(crate) worker: WorkerSettings,
+    /// Rate limits: every one that matches a step must let it pass.
+    pub(crate) rate: Vec<RateSetting>,
+    /// Token windows: every one that matches a step must have room.
+    pub(crate) token_window: Vec<TokenWindow>,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkerSettings {
+    /// Where `/livez`, `/readyz` and `/metrics` are served; port 0 takes a free one.
+    pub(crate) listen: SocketAddr,
+    /// Attempts that run at once, 1 to 10,000.
+    pub(crate) slots: usize,
+    /// How long a lease holds without renewal, milliseconds, 1,000 to 600,000. A dead worker's steps are taken up
+    /// after at most this and a sweep.
+    pub(crate) lease_ms: u64,
+    /// How often the sweeper looks, milliseconds, 50 to 60,000.
+    pub(crate) sweep_ms: u64,
+    /// Deliveries and outcomes in one transaction, at most, 1 to 1,000.
+    pub(crate) batch: usize,
+    /// Connections to PostgreSQL, 2 to 100.
+    pub(crate) connections: u32,
+    /// How long a stopping worker lets running attempts finish, milliseconds.
+    pub(crate) drain_ms: u64,
+}
+
+/// A rate limit as it is written in the settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateSetting {
+    /// The tenant; absent, each tenant has the limit for itself.
+    #[serde(default)]
+    pub(crate) tenant: Option<String>,
+    /// The connector; absent, every one, together.
+    #[serde(default)]
+    pub(crate) connector: Option<String>,
+    /// The action; absent, every one, together.
+    #[serde(default)]
+    pub(crate) action: Option<String>,
+    /// So many calls.
+    pub(crate) count: u32,
+    /// In so many milliseconds.
+    pub(crate) period_ms: u64,
+    /// So many at once, 1 or more.
+    pub(crate) burst: u32,
+}
+
+impl RateSetting {
+    /// The limit, checked.
+    pub(crate) fn limit(&self) -> Result<RateLimit, BadSetting> {
+        RateLimit::new(self.count, std::time::Duration::from_millis(self.period_ms), self.burst)
+            .map_err(|error| BadSetting(format!("rate: {error}")))
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            database_url: "postgres://localhost:5432/dat".to_owned(),
+            amqp_url: "amqp://guest:guest@localhost:5672/%2f".to_owned(),
+            amqp_management_url: "http://guest:guest@localhost:15672".to_owned(),
+            redis_url: "redis://localhost:6379/0".to_owned(),
+            namespace: None,
+            worker: WorkerSettings::default(),
+            rate: Vec::new(),
+            token_window: Vec::new(),
+        }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            slots: 64,
+            lease_ms: 10_000,
+            sweep_ms: 500,
+            batch: 256,
+            connections: 8,
+            drain_ms: 20_000,
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadSetting(pub(crate) String);
+
+impl Settings {
+    /// Reads and checks the settings.
+    pub(crate) fn load(flags: &Flags) -> Result<Self, BadSetting> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = &flags.config {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let settings: Self = figment
+            // The four addresses by their usual names, as `make -s env` prints them; `DAT_…` goes over them.
+            .merge(Env::raw().only(&["DATABASE_URL", "AMQP_URL", "AMQP_MANAGEMENT_URL", "REDIS_URL"]))
+            .merge(Env::prefixed("DAT_").split("__").ignore(&["config", "fault", "log"]).filter(|key| {
+                // Variables of the tests are not settings.
+                !key.starts_with("test_")
+            }))
+            .merge(Serialized::defaults(flags))
+            .extract()
+            .map_err(|error| BadSetting(error.to_string()))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), BadSetting> {
+        let within = |name: &str, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(BadSetting(format!("{name} is {value}: set it to {low} to {high}")))
+            }
+        };
+        let worker = &self.worker;
+        within("worker.slots", worker.slots as u64, 1, 10_000)?;
+        within("worker.lease_ms", worker.lease_ms, 1_000, 600_000)?;
+        within("worker.sweep_ms", worker.sweep_ms, 50, 60_000)?;
+        within("worker.batch", worker.batch as u64, 1, 1_000)?;
+        within("worker.connections", u64::from(worker.connections), 2, 100)?;
+        for rate in &self.rate {
+            rate.limit()?;
+        }
+        Ok(())
+    }
+
+    /// The namespace of Redis keys: never empty, so that keys of other programs stay apart.
+    pub(crate) fn redis_namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("dat")
+    }
+}

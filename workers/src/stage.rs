@@ -1,0 +1,264 @@
+//! The one generic loop of every stage: take the deliveries that are there, commit what they mean, then acknowledge.
+//!
+//! A stage *decides*: it reads a message, and commits a batch. The loop *acts*. Invariant 4 is kept here: a message is
+//! acknowledged only after PostgreSQL has committed what it caused.
+//! * What cannot be read is parked with its faults, and never blocks what came with it.
+//! * A value that PostgreSQL refuses splits the batch, until the culprit stands alone and is parked.
+//! * A database that is away keeps the deliveries unacknowledged and pauses consuming: an outage never burns a
+//!   delivery limit.
+
+use std::time::Duration;
+
+use dat_bus::{ConsumeSpec, Consumer, Delivery, Message, Received};
+use dat_plan::event::{EventKind, NewEvent};
+use dat_plan::{Fault, FaultCode, PlanKey};
+use dat_store::StoreError;
+use dat_topology::{Exchange, Stage as StageName};
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::fleet::Fleet;
+
+/// How many faults a parked message carries in its header.
+const FAULTS_IN_HEADER: usize = 20;
+
+/// Why a message is parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parked {
+    /// In a few words, to group by.
+    pub(crate) reason: String,
+    /// Every fault.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// What becomes of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// Its work is committed.
+    Done,
+    /// It can never be done.
+    Park(Parked),
+}
+
+/// One queue's meaning.
+pub(crate) trait Stage: Send + Sync {
+    /// What a delivery means once it was read.
+    type Work: Clone + Send + Sync;
+
+    /// The queue.
+    fn name(&self) -> StageName;
+
+    /// The event of a parked message.
+    fn parked_kind(&self) -> EventKind {
+        EventKind::MessageParked
+    }
+
+    /// How many deliveries the broker hands out ahead.
+    fn prefetch(&self) -> u16;
+
+    /// Reads a message, or says every fault of it.
+    fn read(&self, message: &Received) -> Result<Self::Work, Parked>;
+
+    /// Commits a batch in one transaction, and says what becomes of each.
+    fn commit(
+        &self,
+        batch: &[Self::Work],
+    ) -> impl Future<Output = Result<Vec<Disposition>, StoreError>> + Send;
+}
+
+/// Runs a stage until the worker drains.
+pub(crate) async fn run<S: Stage>(fleet: &Fleet, stage: &S) {
+    let queue = fleet.topology.queue(stage.name());
+    let prefetch = std::num::NonZeroU16::new(stage.prefetch()).unwrap_or(std::num::NonZeroU16::MIN);
+    let spec = ConsumeSpec {
+        queue: queue.name().to_owned(),
+        prefetch,
+        consumer_tag: format!("{}-{}", fleet.name, stage.name()),
+    };
+    let mut consumer = match fleet.bus.consume(spec) {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            tracing::error!(stage = %stage.name(), %error, "cannot consume");
+            return;
+        }
+    };
+    loop {
+        let batch = tokio::select! {
+            () = fleet.draining.cancelled() => break,
+            batch = consumer.next_batch(fleet.settings.batch) => batch,
+        };
+        let Some(batch) = batch else { break };
+        fleet.metrics.deliveries(stage.name(), batch.len());
+        handle(fleet, stage, &consumer, batch).await;
+    }
+    tracing::info!(stage = %stage.name(), "stopped consuming");
+}
+
+async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: Vec<Delivery>) {
+    let mut works = Vec::with_capacity(batch.len());
+    let mut parked = Vec::new();
+    for delivery in batch {
+        match stage.read(&delivery.message) {
+            Ok(work) => works.push((delivery, work)),
+            Err(reason) => parked.push((delivery, reason)),
+        }
+    }
+    // Groups that are still to be committed; a group that PostgreSQL refuses is halved.
+    let mut groups = vec![works];
+    while let Some(mut group) = groups.pop() {
+        if group.is_empty() {
+            continue;
+        }
+        let work: Vec<S::Work> = group.iter().map(|(_, work)| work.clone()).collect();
+        match commit(fleet, stage, &work).await {
+            Committed::Done(dispositions) => {
+                let mut done = Vec::with_capacity(group.len());
+                for ((delivery, _), disposition) in group.into_iter().zip(dispositions) {
+                    match disposition {
+                        Disposition::Done => done.push(delivery.token),
+                        Disposition::Park(reason) => parked.push((delivery, reason)),
+                    }
+                }
+                consumer.ack(&done);
+                fleet.bells.log.notify_one();
+            }
+            Committed::Refused(error) if group.len() == 1 => {
+                let fault = Fault::new("", FaultCode::Unstorable, error);
+                let reason = Parked { reason: "the database refuses it".to_owned(), faults: vec![fault] };
+                parked.extend(group.pop().map(|(delivery, _)| (delivery, reason)));
+            }
+            Committed::Refused(_) => {
+                let half = group.split_off(group.len() / 2);
+                groups.push(half);
+                groups.push(group);
+            }
+            // Not acknowledged: the broker gives them to another worker.
+            Committed::Draining => return,
+        }
+    }
+    for (delivery, reason) in parked {
+        if !park(fleet, stage, &delivery, &reason).await {
+            return;
+        }
+        consumer.ack(&[delivery.token]);
+    }
+}
+
+enum Committed {
+    Done(Vec<Disposition>),
+    Refused(String),
+    Draining,
+}
+
+async fn commit<S: Stage>(fleet: &Fleet, stage: &S, work: &[S::Work]) -> Committed {
+    let mut pause = Pause::default();
+    loop {
+        let timer = fleet.metrics.commit_timer(stage.name());
+        match stage.commit(work).await {
+            Ok(dispositions) => {
+                timer.observe_duration();
+                return Committed::Done(dispositions);
+            }
+            Err(error @ StoreError::Unavailable(_)) => {
+                timer.stop_and_discard();
+                tracing::warn!(stage = %stage.name(), %error, "paused until the database answers");
+                if !pause.wait(fleet).await {
+                    return Committed::Draining;
+                }
+            }
+            Err(error) => return Committed::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Parks a message: its event first, then the message as it came on the dead-letter exchange, and only then the caller
+/// acknowledges it. Gives false when the worker drains before that was possible.
+async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &Parked) -> bool {
+    let queue = fleet.topology.queue(stage.name());
+    let message = &delivery.message;
+    tracing::warn!(
+        queue = queue.name(),
+        message_id = message.message_id,
+        reason = parked.reason,
+        faults = parked.faults.len(),
+        "parked"
+    );
+    fleet.metrics.parked(stage.name());
+    // What a message says of itself may be what cannot be stored.
+    let event = NewEvent::of_plan(PlanKey::CONTROL, "", stage.parked_kind(), fleet.now())
+        .with("queue", queue.name())
+        .with("message_id", storable(message.message_id.as_deref().unwrap_or_default()))
+        .with("correlation_id", storable(message.correlation_id.as_deref().unwrap_or_default()))
+        .with("reason", storable(&parked.reason))
+        .with(
+            "faults",
+            json!(
+                parked
+                    .faults
+                    .iter()
+                    .map(|f| Fault::new(storable(&f.pointer), f.code, storable(&f.message)))
+                    .collect::<Vec<_>>()
+            ),
+        );
+    let mut pause = Pause::default();
+    while let Err(error) = fleet.store.record_refused(std::slice::from_ref(&event)).await {
+        tracing::warn!(%error, "a parked message waits for the database");
+        if !error.is_unavailable() {
+            break; // the message itself is still kept below
+        }
+        if !pause.wait(fleet).await {
+            return false;
+        }
+    }
+    fleet.bells.log.notify_one();
+    let dead = dead_letter(fleet, queue.name(), message, parked);
+    loop {
+        match fleet.publisher.publish(dead.clone()).await {
+            Ok(receipt) if receipt.is_confirmed() => return true,
+            Ok(receipt) => tracing::warn!(?receipt, "a dead letter was not taken; trying again"),
+            Err(error) => tracing::warn!(%error, "a dead letter waits for the broker"),
+        }
+        if !pause.wait(fleet).await {
+            return false;
+        }
+    }
+}
+
+fn dead_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) -> Message {
+    let faults: Vec<&Fault> = parked.faults.iter().take(FAULTS_IN_HEADER).collect();
+    let exchange = fleet.topology.exchange(Exchange::Dead);
+    let mut dead = Message::json(exchange.name(), queue, message.body.clone())
+        .header("x-dat-reason", parked.reason.clone())
+        .header("x-dat-faults", json!(faults).to_string());
+    dead.headers.extend(message.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    dead.message_id.clone_from(&message.message_id);
+    dead.correlation_id.clone_from(&message.correlation_id);
+    dead.reply_to.clone_from(&message.reply_to);
+    dead.kind.clone_from(&message.kind);
+    dead.timestamp_s = message.timestamp;
+    if let Some(content_type) = &message.content_type {
+        dead.content_type.clone_from(content_type);
+    }
+    dead
+}
+
+/// Text with what PostgreSQL does not store written out.
+pub(crate) fn storable(text: &str) -> String {
+    text.replace('\0', "\\u0000")
+}
+
+/// Waits that grow from 100 ms to 5 s.
+#[derive(Debug, Default)]
+pub(crate) struct Pause(u32);
+
+impl Pause {
+    /// Waits; false when the worker drains meanwhile.
+    pub(crate) async fn wait(&mut self, fleet: &Fleet) -> bool {
+        let wait = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(5));
+        self.0 += 1;
+        tokio::select! {
+            () = fleet.draining.cancelled() => false,
+            () = sleep(wait) => true,
+        }
+    }
+}

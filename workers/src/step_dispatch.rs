@@ -1,0 +1,255 @@
+//! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
+//! may run next, at most as much as this worker has free slots for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::TimeDelta;
+use dat_bus::Received;
+use dat_plan::{UnitKey, UnitKind};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Guard, StoreError};
+use dat_topology::Stage as StageName;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::documents::Prepared;
+use crate::doorbell::{self, Doorbell};
+use crate::fleet::Fleet;
+use crate::guard::StepGuard;
+use crate::limits::{Candidates, Limited};
+use crate::outcomes::Ended;
+use crate::runner::{self, Running};
+use crate::stage::{Disposition, Parked, Stage};
+
+/// How soon a claim that met a locked plan looks again.
+const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
+/// How long a unit that the database refuses to claim is left alone.
+const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
+
+/// Claims work and starts it.
+pub(crate) struct Dispatcher {
+    fleet: Arc<Fleet>,
+    slots: Arc<Semaphore>,
+    running: Arc<Running>,
+    ended: mpsc::UnboundedSender<Ended>,
+    /// One claim at a time in a worker: two would look at the same rows.
+    claiming: Mutex<()>,
+    /// More is due than there were slots for: a slot that becomes free is used at once.
+    hungry: AtomicBool,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        running: Arc<Running>,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(fleet.settings.slots));
+        Self { fleet, slots, running, ended, claiming: Mutex::new(()), hungry: AtomicBool::new(false) }
+    }
+
+    /// How many attempts may still be started.
+    pub(crate) fn free(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    /// A slot became free.
+    pub(crate) fn slot_freed(&self) {
+        if self.hungry.swap(false, Ordering::Relaxed) {
+            self.fleet.bells.dispatch.ring();
+        }
+    }
+
+    /// Claims whenever this process is told to, beside the doorbells of the broker.
+    pub(crate) async fn follow_bells(&self) {
+        loop {
+            tokio::select! {
+                () = self.fleet.draining.cancelled() => return,
+                () = self.fleet.bells.dispatch.rung() => {}
+            }
+            if let Err(error) = self.claim().await {
+                tracing::warn!(%error, "nothing could be claimed");
+                let now = self.fleet.now();
+                self.fleet.bells.dispatch.set(now + TimeDelta::milliseconds(500), now);
+            }
+        }
+    }
+
+    /// Claims what is due until nothing is, or the slots are used.
+    pub(crate) async fn claim(&self) -> Result<(), StoreError> {
+        let _alone = self.claiming.lock().await;
+        let fleet = &*self.fleet;
+        while !fleet.draining.is_cancelled() {
+            let free = self.free().min(fleet.settings.batch);
+            if free == 0 {
+                self.hungry.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            let now = fleet.now();
+            let due = fleet.store.candidates(i64::try_from(free).unwrap_or(i64::MAX), now).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            let full = due.len() == free;
+            let documents = fleet.documents.get(&fleet.store, due.iter().map(|c| c.unit.plan)).await?;
+            let batch: Candidates = due
+                .into_iter()
+                .filter_map(|c| documents.get(&c.unit.plan).map(|plan| (c, Arc::clone(plan))))
+                .collect();
+            let progress = self.claim_batch(&batch).await?;
+            if !full || !progress {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the limits, then the database. Gives whether anything moved.
+    async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
+        let fleet = &*self.fleet;
+        let said = fleet.limits.ask(&fleet.store, batch, fleet.now()).await;
+        let guards: Vec<StepGuard> = batch
+            .iter()
+            .map(|(candidate, plan)| StepGuard { plan: Arc::clone(plan), unit: candidate.unit })
+            .collect();
+        let requests: Vec<ClaimRequest<'_>> =
+            said.into_iter().zip(&guards).map(|(said, guard)| request(said, guard)).collect();
+        let now = fleet.now();
+        let report = match fleet.store.claim(&requests, &fleet.name, fleet.lease_end(now), now).await {
+            Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
+            other => other?,
+        };
+        let moved = !report.claimed.is_empty() || report.deferred > 0 || !report.refused.is_empty();
+        self.act(report, batch).await;
+        Ok(moved)
+    }
+
+    /// One unit of a batch holds what the database refuses: each is claimed alone, and the culprit is left for a while.
+    async fn claim_singly(
+        &self,
+        requests: &[ClaimRequest<'_>],
+        refusal: &StoreError,
+    ) -> Result<ClaimReport, StoreError> {
+        let fleet = &*self.fleet;
+        tracing::error!(%refusal, "a batch cannot be claimed; trying each alone");
+        let mut whole = ClaimReport::default();
+        for request in requests {
+            let now = fleet.now();
+            let one = std::slice::from_ref(request);
+            match fleet.store.claim(one, &fleet.name, fleet.lease_end(now), now).await {
+                Ok(report) => {
+                    whole.claimed.extend(report.claimed);
+                    whole.refused.extend(report.refused);
+                    whole.accounts.extend(report.accounts);
+                    whole.deferred += report.deferred;
+                    whole.contended += report.contended;
+                }
+                Err(error) if error.is_unavailable() => return Err(error),
+                Err(error) => {
+                    let unit = request.unit();
+                    tracing::error!(plan = %unit.plan, step = unit.index, %error, "cannot be claimed");
+                    let reason = format!("the database refuses its claim: {error}");
+                    let until = now + UNCLAIMABLE;
+                    let later = [ClaimRequest::Defer { unit, until, reason, rate_slot: None }];
+                    fleet.store.claim(&later, &fleet.name, now, now).await?;
+                    whole.deferred += 1;
+                }
+            }
+        }
+        Ok(whole)
+    }
+
+    async fn act(&self, report: ClaimReport, batch: &Candidates) {
+        let fleet = &*self.fleet;
+        fleet.metrics.claim(report.claimed.len(), report.deferred, report.refused.len());
+        let now = fleet.now();
+        if let Some(due) = report.next_due {
+            fleet.bells.dispatch.set(due, now);
+        }
+        if report.contended > 0 {
+            fleet.bells.dispatch.set(now + CONTENDED, now);
+        }
+        for (candidate, _) in batch {
+            fleet.live.touch(candidate.unit.plan);
+        }
+        for claimed in report.claimed {
+            let plan = batch.iter().find(|(c, _)| c.unit == claimed.lease.unit).map(|(_, plan)| plan);
+            let permit = Arc::clone(&self.slots).try_acquire_owned();
+            // Slots are taken by this method alone, one claim at a time, so that what was free still is.
+            if let (Some(plan), Ok(permit)) = (plan, permit) {
+                self.start(claimed, Arc::clone(plan), permit);
+            }
+        }
+        fleet.metrics.slots_busy(fleet.settings.slots - self.free());
+        fleet.bells.log.notify_one();
+        fleet.limits.copy(&report.accounts).await;
+        doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
+    }
+
+    fn start(&self, claimed: Claimed, plan: Arc<Prepared>, permit: OwnedSemaphorePermit) {
+        let (fleet, running, ended) =
+            (Arc::clone(&self.fleet), Arc::clone(&self.running), self.ended.clone());
+        running.add(&claimed.lease);
+        tokio::spawn(async move {
+            let unit = claimed.lease.unit;
+            let outcome = runner::attempt(&fleet, &plan, claimed).await;
+            running.remove(&unit);
+            // The committer ends after the last attempt has.
+            let _ = ended.send(outcome.holding(permit));
+        });
+    }
+}
+
+fn request(said: Limited, guard: &StepGuard) -> ClaimRequest<'_> {
+    let unit = guard.unit;
+    match said {
+        Limited::Wait { until, reason, rate_slot } => ClaimRequest::Defer { unit, until, reason, rate_slot },
+        Limited::Never(reason) => ClaimRequest::Refuse { unit, reason },
+        Limited::Pass => run(unit, guard),
+    }
+}
+
+fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
+    let plan = &guard.plan;
+    let step = usize::try_from(unit.index).ok().and_then(|index| plan.document.steps.get(index));
+    let is_action = unit.kind == UnitKind::Action;
+    ClaimRequest::Run {
+        unit,
+        hash: plan.hash.clone(),
+        max_cost: step.map_or(0, |s| s.max_cost),
+        undo_max_cost: step.map_or(0, dat_plan::document::Step::undo_max_cost),
+        needs: plan.needs(unit),
+        guard: is_action.then_some(guard as &dyn Guard),
+    }
+}
+
+/// The stage of `step.dispatch`.
+pub(crate) struct StepDispatch<'a>(pub(crate) &'a Dispatcher);
+
+impl Stage for StepDispatch<'_> {
+    type Work = ();
+
+    fn name(&self) -> StageName {
+        StageName::StepDispatch
+    }
+
+    fn prefetch(&self) -> u16 {
+        u16::try_from(self.0.fleet.settings.slots).unwrap_or(u16::MAX)
+    }
+
+    /// Whatever a doorbell says, it rings.
+    fn read(&self, _: &Received) -> Result<(), Parked> {
+        Ok(())
+    }
+
+    async fn commit(&self, batch: &[()]) -> Result<Vec<Disposition>, StoreError> {
+        // While every slot is used the doorbells stay unacknowledged, and the next go to workers that have room.
+        tokio::select! {
+            () = self.0.fleet.draining.cancelled() => {}
+            permit = self.0.slots.acquire() => {
+                drop(permit);
+                self.0.claim().await?;
+            }
+        }
+        Ok(vec![Disposition::Done; batch.len()])
+    }
+}

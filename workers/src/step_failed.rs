@@ -1,0 +1,291 @@
+//! `step.failed`: the Rollback Coordinator. Rules on failed attempts, probes unknown outcomes, and unwinds plans.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use dat_bus::Received;
+use dat_connectors::ProbeAnswer;
+use dat_plan::document::{OnUnknown, RollbackKind, RollbackScope};
+use dat_plan::rollback::{self, FailedUnit};
+use dat_store::{
+    CoordinateReport, FailedRow, Finding, NewUndo, Probe, RanStep, RollbackStart, Ruling, Settlement, StoreError,
+};
+use dat_topology::Stage as StageName;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+use crate::documents::Prepared;
+use crate::doorbell::{self, Doorbell};
+use crate::fleet::Fleet;
+use crate::outcomes::Ended;
+use crate::runner::holds_nul;
+use crate::stage::{Disposition, Parked, Stage, storable};
+
+/// How long a probe waits for its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many answers that could not tell, and `on_unknown: rollback` gives up asking.
+const PROBES_BEFORE_GIVING_UP: i32 = 5;
+/// Units in one pass.
+const PASS: i64 = 256;
+
+/// Rules, probes and unwinds.
+pub(crate) struct Coordinator {
+    fleet: Arc<Fleet>,
+    ended: mpsc::UnboundedSender<Ended>,
+    /// One pass at a time in a worker.
+    passing: Mutex<()>,
+}
+
+impl Coordinator {
+    pub(crate) fn new(fleet: Arc<Fleet>, ended: mpsc::UnboundedSender<Ended>) -> Self {
+        Self { fleet, ended, passing: Mutex::new(()) }
+    }
+
+    /// Passes whenever this process is told to, beside the doorbells of the broker.
+    pub(crate) async fn follow_bells(&self) {
+        loop {
+            tokio::select! {
+                () = self.fleet.draining.cancelled() => return,
+                () = self.fleet.bells.failed.rung() => {}
+            }
+            if let Err(error) = self.pass().await {
+                tracing::warn!(%error, "the coordinator tries again");
+                let now = self.fleet.now();
+                self.fleet.bells.failed.set(now + TimeDelta::milliseconds(500), now);
+            }
+        }
+    }
+
+    /// Does what is due, until a pass finds nothing new.
+    pub(crate) async fn pass(&self) -> Result<(), StoreError> {
+        let _alone = self.passing.lock().await;
+        while !self.fleet.draining.is_cancelled() {
+            let ruled = self.rule().await?;
+            let probed = self.probe().await?;
+            let unwound = self.unwind().await?;
+            if !(ruled || probed || unwound) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn rule(&self) -> Result<bool, StoreError> {
+        let fleet = &*self.fleet;
+        let now = fleet.now();
+        let failed = fleet.store.undecided(PASS, now).await?;
+        if failed.is_empty() {
+            return Ok(false);
+        }
+        let documents = fleet.documents.get(&fleet.store, failed.iter().map(|f| f.unit.plan)).await?;
+        let rulings: Vec<Ruling> = failed
+            .into_iter()
+            .filter_map(|row| {
+                let plan = documents.get(&row.unit.plan)?;
+                let decision = rollback::decide(
+                    &failed_unit(&row, plan)?,
+                    plan.document.rollback.kind,
+                    now,
+                    &*fleet.entropy,
+                );
+                tracing::info!(
+                    plan = %row.unit.plan, step = row.step_key, kind = row.unit.kind.as_str(),
+                    outcome = row.last.as_str(), ?decision, "ruled"
+                );
+                Some(Ruling { failed: row, decision })
+            })
+            .collect();
+        let report = fleet.store.rule(&rulings, now).await?;
+        fleet.metrics.retries(report.retries);
+        fleet.metrics.stuck(report.stuck);
+        let moved = report.retries + report.stuck + report.rolling_back > 0;
+        self.act(&report).await;
+        Ok(moved)
+    }
+
+    async fn probe(&self) -> Result<bool, StoreError> {
+        let fleet = &*self.fleet;
+        let now = fleet.now();
+        let until = fleet.lease_end(now).max(now + TimeDelta::seconds(10));
+        let probes = fleet.store.claim_probes(&fleet.name, PASS, until, now).await?;
+        if probes.is_empty() {
+            return Ok(false);
+        }
+        let plans = fleet.documents.get(&fleet.store, probes.iter().map(|p| p.lease.unit.plan)).await?;
+        for probe in probes {
+            let Some(plan) = plans.get(&probe.lease.unit.plan).cloned() else { continue };
+            let (fleet, ended) = (Arc::clone(&self.fleet), self.ended.clone());
+            tokio::spawn(async move {
+                let outcome = ask(&fleet, &plan, probe).await;
+                // The committer ends after the last probe has.
+                let _ = ended.send(outcome);
+            });
+        }
+        Ok(true)
+    }
+
+    async fn unwind(&self) -> Result<bool, StoreError> {
+        let fleet = &*self.fleet;
+        let now = fleet.now();
+        let due = fleet.store.rollbacks_due(PASS, now).await?;
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let documents = fleet.documents.get(&fleet.store, due.iter().copied()).await?;
+        let undos: Vec<_> = documents
+            .iter()
+            .map(|(plan, prepared)| (*plan, move |ran: &[RanStep]| undos_of(prepared, ran)))
+            .collect();
+        let starts: Vec<RollbackStart<'_>> =
+            undos.iter().map(|(plan, undos)| RollbackStart { plan: *plan, undos }).collect();
+        let report = fleet.store.begin_undo(&starts, now).await?;
+        for plan in &report.ended {
+            tracing::info!(%plan, "aborted: nothing to undo");
+            fleet.metrics.plan_ended("aborted");
+        }
+        let moved = !report.ready.is_empty() || !report.ended.is_empty();
+        self.act(&report).await;
+        Ok(moved)
+    }
+
+    async fn act(&self, report: &CoordinateReport) {
+        let fleet = &*self.fleet;
+        for plan in &report.touched {
+            fleet.live.touch(*plan);
+        }
+        fleet.bells.log.notify_one();
+        if let Some(due) = report.next_due {
+            fleet.bells.dispatch.set(due, fleet.now());
+        }
+        doorbell::ring(fleet, Doorbell::Dispatch, &report.ready).await;
+    }
+}
+
+fn failed_unit<'a>(row: &FailedRow, plan: &'a Prepared) -> Option<FailedUnit<'a>> {
+    Some(FailedUnit {
+        kind: row.unit.kind,
+        last: row.last,
+        attempts: row.attempts - row.lost,
+        lost: row.lost,
+        retry: plan.unit(row.unit)?.retry,
+        retry_after: row.retry_after,
+        plan_goes_on: row.plan_goes_on,
+    })
+}
+
+/// The undos of a rollback, from the document and from what ran.
+fn undos_of(plan: &Prepared, ran: &[RanStep]) -> Vec<NewUndo> {
+    let rollback = &plan.document.rollback;
+    if rollback.kind == RollbackKind::Compensating {
+        if ran.is_empty() {
+            return Vec::new();
+        }
+        // The plan's own list, one after the other.
+        let last = rollback.steps.len();
+        return rollback
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(place, step)| NewUndo {
+                index: as_index(place),
+                key: step.key.0.clone(),
+                connector: step.connector.clone(),
+                action: step.action.clone(),
+                waits_for: i32::from(place > 0),
+                unlocks: if place + 1 < last { vec![as_index(place + 1)] } else { Vec::new() },
+            })
+            .collect();
+    }
+    let undone: BTreeSet<usize> = ran
+        .iter()
+        .filter(|step| rollback.scope == RollbackScope::Plan || !step.completed)
+        .filter_map(|step| usize::try_from(step.index).ok())
+        .filter(|index| plan.document.steps.get(*index).is_some_and(|s| s.compensation.is_some()))
+        .collect();
+    plan.graph
+        .undo_order(&undone)
+        .into_iter()
+        .filter_map(|node| {
+            let step = plan.document.steps.get(node.step)?;
+            let undo = step.compensation.as_ref()?;
+            Some(NewUndo {
+                index: as_index(node.step),
+                key: step.key.0.clone(),
+                connector: undo.connector.clone().unwrap_or_else(|| step.connector.clone()),
+                action: undo.action.clone(),
+                waits_for: as_index(node.waits_for),
+                unlocks: node.unlocks.into_iter().map(as_index).collect(),
+            })
+        })
+        .collect()
+}
+
+fn as_index(place: usize) -> i32 {
+    i32::try_from(place).unwrap_or(i32::MAX) // a plan has at most 10,000 steps
+}
+
+/// Asks the connector what came of a key, and seals it if nothing did.
+async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
+    let started = Instant::now();
+    let unit = probe.lease.unit;
+    let spec = plan.unit(unit);
+    let connector_name = spec.map_or("", |s| s.connector).to_owned();
+    let timeout = spec.map_or(0, |s| s.timeout_ms);
+    let not_after =
+        probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
+    let answer = match fleet.connectors.get(&connector_name) {
+        Some(connector) => connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT).await,
+        None => ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false },
+    };
+    tracing::info!(plan = %unit.plan, step = probe.step_key, key = probe.idempotency_key, ?answer, "probed");
+    let finding = match answer {
+        ProbeAnswer::Done { result, cost, .. } if holds_nul(&result) => {
+            Finding::Refused { cost, detail: "the answer cannot be stored, it holds U+0000".to_owned() }
+        }
+        ProbeAnswer::Done { result, cost, refund } => Finding::Done { result, cost, refund },
+        ProbeAnswer::Sealed => Finding::Sealed,
+        ProbeAnswer::Unknown { answered: true, .. }
+            if plan.document.on_unknown == OnUnknown::Rollback
+                && probe.probes + 1 >= PROBES_BEFORE_GIVING_UP =>
+        {
+            Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
+        }
+        ProbeAnswer::Unknown { detail, .. } => {
+            let wait = TimeDelta::milliseconds(500 << probe.probes.clamp(0, 6));
+            Finding::CannotTell { detail: storable(&detail), again_at: fleet.now() + wait }
+        }
+    };
+    let successors = usize::try_from(unit.index)
+        .ok()
+        .filter(|index| unit.kind == dat_plan::UnitKind::Action && *index < plan.graph.len())
+        .map(|index| plan.graph.successors(index).iter().map(|s| as_index(*s)).collect())
+        .unwrap_or_default();
+    Ended::probe(Settlement { lease: probe.lease, finding, successors }, connector_name, started.elapsed())
+}
+
+/// The stage of `step.failed`.
+pub(crate) struct StepFailed<'a>(pub(crate) &'a Coordinator);
+
+impl Stage for StepFailed<'_> {
+    type Work = ();
+
+    fn name(&self) -> StageName {
+        StageName::StepFailed
+    }
+
+    fn prefetch(&self) -> u16 {
+        256
+    }
+
+    /// Whatever a doorbell says, it rings.
+    fn read(&self, _: &Received) -> Result<(), Parked> {
+        Ok(())
+    }
+
+    async fn commit(&self, batch: &[()]) -> Result<Vec<Disposition>, StoreError> {
+        self.0.pass().await?;
+        Ok(vec![Disposition::Done; batch.len()])
+    }
+}
