@@ -63,7 +63,7 @@ impl Prepared {
         let document: PlanDocument = serde_json::from_value(value).map_err(|e| e.to_string())?;
         let graph = Graph::of(&document).map_err(|e| e.to_string())?;
         let mut constraints = document.constraints.clone();
-        if let Some(further) = verdict.and_then(|v| v.get("constraints")) {
+        if let Some(further) = verdict.and_then(|v| v.get("constraints")).filter(|v| !v.is_null()) {
             let further: Vec<Constraint> =
                 serde_json::from_value(further.clone()).map_err(|e| e.to_string())?;
             constraints.extend(further);

@@ -77,6 +77,7 @@ struct Row {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "two facts of the row for each of its two parts")]
 struct Reservation {
     action_amount: i64,
     undo_amount: i64,
@@ -93,7 +94,7 @@ type ReservationKey = (PlanKey, i32, i32);
 struct Entry {
     unit: UnitKey,
     attempt: i32,
-    entry: &'static str,
+    word: &'static str,
     part: &'static str,
     amount: i64,
     tenant: String,
@@ -441,7 +442,7 @@ impl Ledger {
         self.entries.push(Entry {
             unit,
             attempt,
-            entry: match kind {
+            word: match kind {
                 EventKind::SpendReserved => "reserved",
                 EventKind::SpendIncurred => "incurred",
                 EventKind::SpendReleased => "released",
@@ -540,7 +541,7 @@ impl Ledger {
                 entry.unit.kind.as_str(),
                 entry.unit.index,
                 entry.attempt,
-                entry.entry,
+                entry.word,
                 entry.part,
                 entry.amount,
                 entry.tenant,

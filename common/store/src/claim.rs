@@ -659,6 +659,7 @@ impl Claim {
     }
 }
 
+type Waiting = (UnitKey, DateTime<Utc>, String, Option<DateTime<Utc>>);
 type UnitColumns = (Vec<uuid::Uuid>, Vec<i32>, Vec<String>, Vec<i32>);
 
 pub(crate) fn unit_columns<'a>(units: impl Iterator<Item = &'a UnitKey>) -> UnitColumns {
@@ -864,7 +865,7 @@ async fn write_taken(
 
 async fn write_waiting(
     conn: &mut PgConnection,
-    waiting: &[(UnitKey, DateTime<Utc>, String, Option<DateTime<Utc>>)],
+    waiting: &[Waiting],
 ) -> Result<(), StoreError> {
     if waiting.is_empty() {
         return Ok(());

@@ -1,5 +1,7 @@
 //! What went wrong with the database, and what the caller does about it.
 
+use std::borrow::Cow;
+
 /// A failed transaction. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -26,7 +28,7 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|e| e.code().map(|code| code.into_owned()));
+        let code = error.as_database_error().and_then(|e| e.code().map(Cow::into_owned));
         match (&error, code.as_deref()) {
             // 22: data exception; 23: integrity constraint violation; 54: a limit of the server's.
             (_, Some(code)) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Data(error),

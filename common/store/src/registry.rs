@@ -220,7 +220,7 @@ fn registration_events(plan: &Registration, now: DateTime<Utc>) -> [NewEvent; 3]
         draft = draft.with("message_id", message_id.as_str());
     }
     let mut request = event(EventKind::ApprovalRequested);
-    request.data = plan.package.clone();
+    request.data.clone_from(&plan.package);
     [
         draft,
         event(EventKind::Plan(PlanState::SubmittedForApproval)).with("plan_hash", plan.hash.as_str()),

@@ -298,7 +298,7 @@ impl Group {
         }
         self.say(plan, unit, row, &write);
         if write.state == StepState::Completed {
-            self.completed(plan, unit, row, &settlement.successors)?;
+            self.completed(plan, unit, row, &settlement.successors);
         }
         self.report.undecided += usize::from(write.needs_decision);
         Ok(write)
@@ -395,7 +395,7 @@ impl Group {
         unit: UnitKey,
         row: &Row,
         successors: &[i32],
-    ) -> Result<(), StoreError> {
+    ) {
         plan.dirty = true;
         match unit.kind {
             UnitKind::Action => {
@@ -417,7 +417,6 @@ impl Group {
                 self.undone.push(unit);
             }
         }
-        Ok(())
     }
 
     async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {

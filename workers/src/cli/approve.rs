@@ -21,7 +21,7 @@ use crate::cli::table::{number, table, text};
 /// Approve, reject or revoke a plan, as governance
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Shows what is judged and publishes a verdict that names exactly its hash. Between approved and rejected the first
+Shows what is judged and publishes a verdict that names exactly its hash. Between approved and rejected the first \
 verdict binds; a revocation always does. A verdict may tighten the budget, never widen it.
 
 Examples:

@@ -26,7 +26,7 @@ pub(crate) enum Budget {
 /// Set what a tenant may spend in a calendar period (UTC)
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The present period takes the new limit at once. A tenant without a limit is held by its plans' budgets alone. Amounts
+The present period takes the new limit at once. A tenant without a limit is held by its plans' budgets alone. Amounts \
 are in the smallest unit of the currency: 200 dollars are --amount 20000 --currency usd.
 
 Examples:

@@ -35,7 +35,7 @@ Examples:
     Pause(Whose),
     /// Claim again
     #[command(after_help = "\
-Lifts the pause of the same scope: a plan under a paused tenant stays paused. A plan that paused by itself, because a
+Lifts the pause of the same scope: a plan under a paused tenant stays paused. A plan that paused by itself, because a \
 step failed and its rollback is manual, tries that step again.
 
 Examples:

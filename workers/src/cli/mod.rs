@@ -39,9 +39,9 @@ const LEAVE: Duration = Duration::from_millis(200);
 /// Executes governed plans: nothing runs that was not approved, nothing is spent that was not budgeted, nothing fails
 /// without being unwound.
 #[derive(Debug, Parser)]
-#[command(name = "dat", version, propagate_version = true, after_help = HELP)]
+#[command(name = "dat", version, after_help = HELP)]
 pub(crate) struct Dat {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Servers and settings")]
     flags: Flags,
     #[command(subcommand)]
     command: Command,

@@ -73,18 +73,19 @@ pub(crate) fn can_ask() -> bool {
 
 /// The terminal's second screen, so that what is redrawn leaves no trace. Dropped, it gives the first one back.
 #[derive(Debug)]
-pub(crate) struct Screen(());
+pub(crate) struct Screen(io::Stdout);
 
 impl Screen {
     /// Takes the terminal.
     pub(crate) fn open() -> Result<Self, Failure> {
-        write!(io::stdout().lock(), "\x1b[?1049h\x1b[?25l")?;
-        Ok(Self(()))
+        let out = io::stdout();
+        write!(out.lock(), "\x1b[?1049h\x1b[?25l")?;
+        Ok(Self(out))
     }
 
     /// Draws over what was there.
     pub(crate) fn draw(&self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
+        let mut out = self.0.lock();
         write!(out, "\x1b[H\x1b[2J{text}")?;
         Ok(out.flush()?)
     }
@@ -92,7 +93,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let mut out = io::stdout().lock();
+        let mut out = self.0.lock();
         let _ = write!(out, "\x1b[?25h\x1b[?1049l").and_then(|()| out.flush());
     }
 }

@@ -20,7 +20,7 @@ use crate::cli::stop::Stop;
 /// Stand in for the outside systems: GGP, MUX, FLO and PTE
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It needs the broker and nothing else: what it says of the world comes from messages alone. When its queues are there it
+It needs the broker and nothing else: what it says of the world comes from messages alone. When its queues are there it \
 prints one line, 'ready http://ADDR'; GET there what it holds (/mux/effects, /flo/plans, /ggp/packages, …).
 
 Examples:

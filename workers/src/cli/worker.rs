@@ -14,7 +14,7 @@ use crate::worker::{Role, Worker};
 /// Work: consume the queues, run steps, publish events
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workers keep no state: start as many as there is work, on any machine that reaches the servers. SIGTERM drains.
+Workers keep no state: start as many as there is work, on any machine that reaches the servers. SIGTERM drains. \
 /livez, /readyz and /metrics are served on --listen. DAT_LOG chooses what is logged (info).
 
 Examples:

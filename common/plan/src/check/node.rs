@@ -197,6 +197,11 @@ impl<'v> Object<'v, '_> {
         Some(Node { value: self.fields.get(name)?, place: self.place.field(name) })
     }
 
+    /// A field that may be absent or `null`.
+    pub(super) fn get_unless_null<'a>(&'a self, name: &'a str) -> Option<Node<'v, 'a>> {
+        self.get(name).filter(|node| !node.value.is_null())
+    }
+
     /// A field that must be there.
     pub(super) fn require<'a>(&'a self, name: &'a str, faults: &mut Faults) -> Option<Node<'v, 'a>> {
         let node = self.get(name);

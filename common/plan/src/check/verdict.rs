@@ -39,18 +39,19 @@ pub(super) fn read(node: Node<'_, '_>, check: &mut Check<'_>) {
     if let Some(node) = verdict.require("outcome", faults) {
         node.word::<Outcome>(faults);
     }
+    // Governance systems write `null` for what they have not; a plan document has one way to say absent.
     for name in ["constraint_set_hash", "reason", "key_id", "signature"] {
-        if let Some(node) = verdict.get(name) {
+        if let Some(node) = verdict.get_unless_null(name) {
             node.any_text(faults);
         }
     }
-    if let Some(node) = verdict.get("expires_at") {
+    if let Some(node) = verdict.get_unless_null("expires_at") {
         node.time(faults);
     }
-    if let Some(node) = verdict.get("budget") {
+    if let Some(node) = verdict.get_unless_null("budget") {
         read_amount(node, faults);
     }
-    if let Some(node) = verdict.get("constraints") {
+    if let Some(node) = verdict.get_unless_null("constraints") {
         constraint::read_list(node, check);
     }
 }

@@ -54,7 +54,8 @@ fn every_fault_of_a_verdict_is_found_at_its_place() {
         ("/decision_id", json!(""), F::OutOfRange),
         ("/approver", json!("x".repeat(201)), F::TooLarge),
         ("/expires_at", json!("soon"), F::OutOfRange),
-        ("/reason", json!(null), F::WrongType),
+        ("/reason", json!(7), F::WrongType),
+        ("/approver", json!(null), F::WrongType),
         ("/budget/amount", json!(-1), F::OutOfRange),
         ("/constraints/0/require", json!("budgett.spent < 5"), F::BadPredicate),
         ("/comment", json!("x"), F::UnknownField),
@@ -68,6 +69,15 @@ fn every_fault_of_a_verdict_is_found_at_its_place() {
         let found = verdict(&edited(&full(), required, None)).err().unwrap_or_default();
         let found: Vec<_> = found.into_iter().map(|fault| (fault.pointer, fault.code)).collect();
         assert_eq!(found, [(required.to_owned(), F::Missing)]);
+    }
+}
+
+#[test]
+fn what_a_governance_system_has_not_may_be_null() {
+    for optional in ["reason", "expires_at", "budget", "constraints", "key_id", "signature", "constraint_set_hash"] {
+        let place = format!("/{optional}");
+        let checked = verdict(&edited(&full(), &place, Some(json!(null))));
+        assert!(checked.is_ok(), "{optional}: {checked:?}");
     }
 }
 

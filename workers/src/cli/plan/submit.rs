@@ -19,8 +19,8 @@ use crate::cli::session::Session;
 /// Submit plan documents, as any producer does
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The bytes of the file are published to plan.submitted, after a check that finds what would be refused. With --wait it
-listens first, says each state as it comes, and exits 0 only if every plan completed. Submitting the same content
+The bytes of the file are published to plan.submitted, after a check that finds what would be refused. With --wait it \
+listens first, says each state as it comes, and exits 0 only if every plan completed. Submitting the same content \
 again is the same plan: it has no new events to wait for.
 
 Examples:

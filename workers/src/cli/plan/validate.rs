@@ -13,7 +13,7 @@ use crate::cli::output::{self, OutputFlag};
 /// Find every fault of plan documents, offline; exit status 1 if there is one
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Asks no server. Each fault is a line 'pointer: message (code)', with an RFC 6901 pointer. A valid plan shows its hash,
+Asks no server. Each fault is a line 'pointer: message (code)', with an RFC 6901 pointer. A valid plan shows its hash, \
 which is what an approval names.
 
 Examples:

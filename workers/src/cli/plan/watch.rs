@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Watch running plans until they end
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads the live plans in Redis, so that watching does not load the database; what Redis has lost is refilled from rows.
+Reads the live plans in Redis, so that watching does not load the database; what Redis has lost is refilled from rows. \
 A terminal shows a table, anything else gets a line for each change.
 
 Examples:
