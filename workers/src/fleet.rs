@@ -38,6 +38,8 @@ pub(crate) struct Fleet {
     pub(crate) bells: Bells,
     /// Stop taking work; what runs goes on.
     pub(crate) draining: CancellationToken,
+    /// What ran has ended: publish the rest of the log and stop.
+    pub(crate) closing: CancellationToken,
 }
 
 /// Wake-ups within the process.

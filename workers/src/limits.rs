@@ -13,13 +13,13 @@ use dat_guards::{
     slot_is_valid,
 };
 use dat_plan::UnitKind;
-use dat_store::{AccountView, Candidate, Store, TokenUsage};
+use dat_store::{AccountView, BUDGET_WAIT, Candidate, Store, TokenUsage};
 
 use crate::documents::Prepared;
 use crate::settings::{BadSetting, RateSetting, Settings};
 
 /// How far ahead the rate schedule gives slots.
-const RATE_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
+const RATE_HORIZON: std::time::Duration = std::time::Duration::from_mins(1);
 /// How long a step waits when a window cannot be asked or is being rebuilt.
 const WINDOW_WAIT: TimeDelta = TimeDelta::milliseconds(500);
 
@@ -92,7 +92,7 @@ impl Limits {
             let cost = plan.unit(candidate.unit).map_or(0, |spec| spec.max_cost);
             if fits(&[copy], cost) == Affordable::No {
                 let lifetime = TimeDelta::from_std(COPY_LIFETIME).unwrap_or(TimeDelta::zero());
-                let reason = "its plan's budget has no room for it at the moment".to_owned();
+                let reason = format!("{BUDGET_WAIT}its plan's has no room for it at the moment");
                 *said = Limited::Wait { until: now + lifetime, reason, rate_slot: None };
             }
         }

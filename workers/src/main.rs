@@ -6,6 +6,7 @@
 
 mod alarm;
 mod cli;
+mod control;
 mod documents;
 mod doorbell;
 mod fault;

@@ -74,9 +74,9 @@ pub(crate) async fn commit(
 /// Settles a group. A group that the database refuses is halved until the culprit stands alone; what *it* answered
 /// cannot be kept, so it counts as failed, as sent, with its cost.
 async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: &mut [Ended]) {
-    let mut ranges = vec![0..group.len()];
-    while let Some(range) = ranges.pop() {
-        let part = &mut group[range.clone()];
+    let mut parts = vec![(0, group.len())];
+    while let Some((from, to)) = parts.pop() {
+        let part = &mut group[from..to];
         let settlements: Vec<Settlement> = part.iter().map(|e| e.settlement.clone()).collect();
         match settle_when_possible(fleet, &settlements).await {
             Ok(report) => after(fleet, dispatcher, part, report).await,
@@ -93,12 +93,12 @@ async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: &mut [End
                 };
                 let detail = "the answer cannot be stored by the database".to_owned();
                 culprit.settlement.finding = Finding::Refused { cost, detail };
-                ranges.push(range);
+                parts.push((from, to));
             }
             Err(_) => {
-                let middle = range.start + range.len() / 2;
-                ranges.push(range.start..middle);
-                ranges.push(middle..range.end);
+                let middle = from + (to - from) / 2;
+                parts.push((from, middle));
+                parts.push((middle, to));
             }
         }
     }

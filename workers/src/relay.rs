@@ -28,9 +28,9 @@ pub(crate) async fn run(fleet: &Fleet) {
     loop {
         match round(fleet).await {
             Ok(true) => continue,
-            Ok(false) if fleet.draining.is_cancelled() => return,
+            Ok(false) if fleet.closing.is_cancelled() => return,
             Ok(false) => {}
-            Err(error) if fleet.draining.is_cancelled() => {
+            Err(error) if fleet.closing.is_cancelled() => {
                 tracing::warn!(%error, "the log is published by another worker");
                 return;
             }
@@ -38,7 +38,7 @@ pub(crate) async fn run(fleet: &Fleet) {
         }
         tokio::select! {
             () = fleet.bells.log.notified() => {}
-            () = fleet.draining.cancelled() => {}
+            () = fleet.closing.cancelled() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

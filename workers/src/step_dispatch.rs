@@ -91,15 +91,39 @@ impl Dispatcher {
             }
             let full = due.len() == free;
             let documents = fleet.documents.get(&fleet.store, due.iter().map(|c| c.unit.plan)).await?;
-            let batch: Candidates = due
-                .into_iter()
-                .filter_map(|c| documents.get(&c.unit.plan).map(|plan| (c, Arc::clone(plan))))
-                .collect();
+            let mut batch = Candidates::with_capacity(due.len());
+            let mut unreadable = Vec::new();
+            for candidate in due {
+                match documents.get(&candidate.unit.plan) {
+                    Some(plan) => batch.push((candidate, Arc::clone(plan))),
+                    None => unreadable.push(candidate.unit),
+                }
+            }
+            self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
             let progress = self.claim_batch(&batch).await?;
             if !full || !progress {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// Leaves units alone for a while, so that they do not stand in the way of others.
+    async fn leave(&self, units: &[UnitKey], reason: &str) -> Result<(), StoreError> {
+        if units.is_empty() {
+            return Ok(());
+        }
+        let now = self.fleet.now();
+        let later: Vec<ClaimRequest<'_>> = units
+            .iter()
+            .map(|unit| ClaimRequest::Defer {
+                unit: *unit,
+                until: now + UNCLAIMABLE,
+                reason: reason.to_owned(),
+                rate_slot: None,
+            })
+            .collect();
+        self.fleet.store.claim(&later, &self.fleet.name, now, now).await?;
         Ok(())
     }
 
@@ -147,10 +171,7 @@ impl Dispatcher {
                 Err(error) => {
                     let unit = request.unit();
                     tracing::error!(plan = %unit.plan, step = unit.index, %error, "cannot be claimed");
-                    let reason = format!("the database refuses its claim: {error}");
-                    let until = now + UNCLAIMABLE;
-                    let later = [ClaimRequest::Defer { unit, until, reason, rate_slot: None }];
-                    fleet.store.claim(&later, &fleet.name, now, now).await?;
+                    self.leave(&[unit], &format!("the database refuses its claim: {error}")).await?;
                     whole.deferred += 1;
                 }
             }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::control;
 use crate::documents::Documents;
 use crate::fleet::{Bells, Fleet};
 use crate::health;
@@ -166,6 +167,8 @@ impl Worker {
             ended_out,
         ));
         drop(dispatcher);
+        let controlled = Arc::clone(&fleet);
+        helpers.spawn(async move { control::follow(&controlled).await });
         let renewing = Arc::clone(&fleet);
         helpers.spawn(async move { running.renew(&renewing).await });
         let relay = roles.contains(&Role::Relay).then(|| {
@@ -203,6 +206,7 @@ impl Worker {
         let whole = tokio::time::timeout(within, async {
             while self.stages.join_next().await.is_some() {}
             let _ = (&mut self.committer).await;
+            self.fleet.closing.cancel();
             if let Some(relay) = &mut self.relay {
                 let _ = relay.await;
             }
@@ -257,6 +261,7 @@ fn assemble(
         entropy,
         bells: Bells::default(),
         draining: CancellationToken::new(),
+        closing: CancellationToken::new(),
     };
     Ok((fleet, writer))
 }

@@ -315,18 +315,25 @@ impl Ledger {
 
     /// Gives back what is held for the undo of a step.
     pub(crate) fn release_undo(&mut self, plan: &LockedPlan, step: (i32, &str)) -> Result<(), StoreError> {
-        let open: Vec<ReservationKey> =
-            self.of_step(plan.key, step.0).filter(|(_, r)| r.undo_open).map(|(key, _)| *key).collect();
-        for key in open {
-            let Some(reservation) = self.reservations.get_mut(&key) else { continue };
-            reservation.undo_open = false;
-            reservation.dirty = true;
-            let (rest, accounts) = (reservation.undo_amount, reservation.accounts.clone());
-            self.each(&accounts, |account| account.release(rest))?;
-            let unit = UnitKey { plan: plan.key, kind: UnitKind::Action, index: step.0 };
-            self.enter(plan, unit, step.1, key.2, EventKind::SpendReleased, "undo", rest, &accounts)?;
-        }
-        Ok(())
+        let attempts: Vec<i32> = self.of_step(plan.key, step.0).map(|(key, _)| key.2).collect();
+        attempts.into_iter().try_for_each(|attempt| self.release_undo_of(plan, step, attempt))
+    }
+
+    /// Gives back what one attempt holds for the undo of its step.
+    pub(crate) fn release_undo_of(
+        &mut self,
+        plan: &LockedPlan,
+        step: (i32, &str),
+        attempt: i32,
+    ) -> Result<(), StoreError> {
+        let key = (plan.key, step.0, attempt);
+        let Some(reservation) = self.reservations.get_mut(&key).filter(|r| r.undo_open) else { return Ok(()) };
+        reservation.undo_open = false;
+        reservation.dirty = true;
+        let (rest, accounts) = (reservation.undo_amount, reservation.accounts.clone());
+        self.each(&accounts, |account| account.release(rest))?;
+        let unit = UnitKey { plan: plan.key, kind: UnitKind::Action, index: step.0 };
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendReleased, "undo", rest, &accounts)
     }
 
     /// Money came back: it restores capacity where it was spent.

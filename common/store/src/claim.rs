@@ -31,6 +31,9 @@ const TENANT_BUDGET_WAIT: TimeDelta = TimeDelta::seconds(5);
 /// How long a step that control forbids waits.
 const CONTROL_WAIT: TimeDelta = TimeDelta::seconds(1);
 
+/// How the reason of every wait for a budget begins: what waits for one is told of once, not at every look.
+pub const BUDGET_WAIT: &str = "budget: ";
+
 /// A unit that is due.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -381,7 +384,10 @@ impl Claim {
         let Some(row) = self.rows.remove(&unit) else { return Ok(()) };
         match request {
             ClaimRequest::Defer { until, reason, rate_slot, .. } => {
-                self.wait(unit, &row, *until, reason.clone(), *rate_slot);
+                // The database's reason has the figures; a live copy only says the same again.
+                let known = row.wait_reason.clone().filter(|known| waits_for_budget(Some(known)));
+                let reason = known.filter(|_| waits_for_budget(Some(reason))).unwrap_or_else(|| reason.clone());
+                self.wait(unit, &row, *until, reason, *rate_slot);
                 Ok(())
             }
             ClaimRequest::Refuse { reason, .. } => {
@@ -468,7 +474,7 @@ impl Claim {
         let (plan_account, account) = self.ledger.plan_account(plan.key)?;
         if !account.fits(need) {
             let reason = format!(
-                "the plan's budget is {} {} short: {need} needed, {} spent and {} reserved of {}",
+                "{BUDGET_WAIT}the plan's is {} {} short: {need} needed, {} spent and {} reserved of {}",
                 account.short_by(need),
                 plan.currency,
                 account.settled,
@@ -486,12 +492,12 @@ impl Claim {
             if !level.account.fits(need) {
                 let period = level.period.as_ref().map_or("period", |(period, _)| period.as_str());
                 let reason = format!(
-                    "the budget of tenant {} for this {period} is {} {} short",
+                    "{BUDGET_WAIT}that of tenant {} for this {period} is {} {} short",
                     plan.tenant,
                     level.account.short_by(need),
                     plan.currency
                 );
-                if row.wait_reason.as_deref() != Some(reason.as_str()) {
+                if !waits_for_budget(row.wait_reason.as_deref()) {
                     self.events.push(
                         plan.event(EventKind::BudgetRefused, self.now)
                             .step(&row.step_key, attempt)
@@ -620,7 +626,7 @@ impl Claim {
             .await?;
             let (_, account) = self.ledger.plan_account(unit.plan)?;
             let never = account.never_fits(held, need);
-            if never || row.wait_reason.as_deref() != Some(reason.as_str()) {
+            if never || !waits_for_budget(row.wait_reason.as_deref()) {
                 self.events.push(
                     plan.event(EventKind::BudgetRefused, self.now)
                         .step(&row.step_key, row.attempts + 1)
@@ -657,6 +663,10 @@ impl Claim {
         self.events.append(&mut self.ledger.events);
         event_log::append(conn, &self.events).await
     }
+}
+
+fn waits_for_budget(reason: Option<&str>) -> bool {
+    reason.is_some_and(|reason| reason.starts_with(BUDGET_WAIT))
 }
 
 type Waiting = (UnitKey, DateTime<Utc>, String, Option<DateTime<Utc>>);

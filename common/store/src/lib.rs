@@ -31,7 +31,7 @@ mod view;
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
-pub use claim::{Candidate, ClaimRequest, Claimed, ClaimReport, Guard, GuardFacts, GuardVerdict, Needed};
+pub use claim::{BUDGET_WAIT, Candidate, ClaimRequest, Claimed, ClaimReport, Guard, GuardFacts, GuardVerdict, Needed};
 pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
 pub use error::StoreError;

@@ -319,8 +319,9 @@ impl Group {
         write.detail = Some(detail.to_owned());
         self.spend(plan, unit, row, write, cost, 0)?;
         if !write.sent && unit.kind == UnitKind::Action {
-            // Nothing left: there is nothing to undo, unless an earlier attempt was sent, which holds its own room.
-            self.ledger.release_undo(plan, (unit.index, &row.step_key))?;
+            // Nothing left: there is nothing of this attempt to undo. One that was sent before holds its own room.
+            self.ledger.release_undo_of(plan, (unit.index, &row.step_key), row.attempts)?;
+            self.events.append(&mut self.ledger.events);
         }
         Ok(())
     }

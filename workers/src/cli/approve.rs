@@ -25,10 +25,10 @@ Shows what is judged and publishes a verdict that names exactly its hash. Betwee
 verdict binds; a revocation always does. A verdict may tighten the budget, never widen it.
 
 Examples:
-  dat approve 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --approver ann
-  dat approve 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --approver ann --budget 300000 --expires-at 2026-12-01T00:00:00Z
-  dat approve 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reject --approver ann --reason 'margin too thin'
-  dat approve 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --revoke --approver ann --reason 'recalled' --yes")]
+  dat approve PLAN --approver ann
+  dat approve PLAN --approver ann --budget 300000 --expires-at 2026-12-01T00:00:00Z
+  dat approve PLAN --reject --approver ann --reason 'margin too thin'
+  dat approve PLAN --revoke --approver ann --reason 'recalled' --yes")]
 pub(crate) struct Approve {
     #[command(flatten)]
     plan: PlanArg,
@@ -121,7 +121,8 @@ impl Approve {
             Outcome::Approved | Outcome::Rejected
                 if !matches!(state, PlanState::Draft | PlanState::SubmittedForApproval) =>
             {
-                no(format!("it is {state} already; --revoke takes an approval back"))
+                let instead = if state.is_end() { "it is over" } else { "--revoke takes its approval back" };
+                no(format!("it is {state} already; {instead}"))
             }
             _ if self.budget.is_some_and(|budget| budget > asked.amount) => {
                 no(format!("a verdict never widens the budget: give at most {}", asked.amount))

@@ -23,7 +23,7 @@ Changes nothing.
 
 Examples:
   dat audit verify                                          everything
-  dat audit verify 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421     the newest version of one plan
+  dat audit verify PLAN     the newest version of one plan
   dat audit verify --output json | jq .faults")]
 pub(crate) struct Verify {
     /// Only this plan, as UUID or UUID/VERSION (the newest version if none is given)

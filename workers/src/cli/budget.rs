@@ -55,7 +55,7 @@ pub(crate) struct Set {
 Examples:
   dat budget show                    every tenant's limits and periods
   dat budget show --tenant acme
-  dat budget show --plan 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421")]
+  dat budget show --plan PLAN")]
 pub(crate) struct Show {
     /// Only this tenant's
     #[arg(long)]

@@ -31,7 +31,7 @@ What runs ends; nothing new is claimed from the moment this returns, undos inclu
 Examples:
   dat control pause --reason 'the ad platform is down'
   dat control pause --tenant acme --reason 'budget review'
-  dat control pause --plan 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reason 'wrong SKU?'")]
+  dat control pause --plan PLAN --reason 'wrong SKU?'")]
     Pause(Whose),
     /// Claim again
     #[command(after_help = "\
@@ -40,7 +40,7 @@ step failed and its rollback is manual, tries that step again.
 
 Examples:
   dat control resume --reason 'the ad platform is back'
-  dat control resume --plan 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reason 'SKU is right'")]
+  dat control resume --plan PLAN --reason 'SKU is right'")]
     Resume(Whose),
     /// Stop and start one connector
     #[command(subcommand)]

@@ -92,11 +92,12 @@ pub(crate) fn run(dat: Dat) -> ExitCode {
 }
 
 impl Command {
-    /// What runs for long says what it does; what answers says only what went wrong.
+    /// What runs for long says what it does; what answers says only what went wrong, and what it says itself of the
+    /// broker is not said twice.
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Worker(_) | Self::Sandbox(_) => "info",
-            _ => "warn",
+            _ => "warn,dat_bus=error,lapin=off",
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// How GGP judges
-    #[arg(long, value_enum, default_value = "approve")]
+    #[arg(long, value_enum, default_value = "approve", value_name = "HOW")]
     ggp: Judgement,
 }
 

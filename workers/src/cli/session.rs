@@ -81,9 +81,8 @@ impl Session {
                  and DATABASE_URL or --database-url",
                 cause(error)
             )),
-            StoreError::Data(_) | StoreError::Corrupt(_) => {
-                Failure::Failed(format!("PostgreSQL at {address}: {error}"))
-            }
+            StoreError::Corrupt(what) => Failure::Failed(format!("PostgreSQL at {address}: {what}")),
+            StoreError::Data(_) => Failure::Failed(format!("PostgreSQL at {address}: {error}")),
         }
     }
 

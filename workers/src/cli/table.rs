@@ -1,6 +1,6 @@
 //! Tables for people; in colour where a terminal shows them.
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Row, Table, presets};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use dat_plan::{PlanState, StepState};
 
 /// A table with these columns and no rows yet.
@@ -10,6 +10,10 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         .load_style(presets::UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(Row::from(columns.iter().map(Cell::new).collect::<Vec<_>>()));
+    // What names the row stays in one piece, to be copied.
+    if let Some(name) = table.column_mut(0) {
+        name.set_constraint(ColumnConstraint::ContentWidth);
+    }
     table
 }
 

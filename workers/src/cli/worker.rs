@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::failure::{Answer, Failure};
+use crate::cli::output;
 use crate::cli::session::Session;
 use crate::cli::stop::Stop;
 use crate::worker::{Role, Worker};
@@ -44,6 +45,7 @@ impl WorkerArgs {
             .await
             .map_err(|error| Failure::Failed(format!("the worker does not start: {error}")))?;
         tracing::info!(worker = worker.name(), address = %worker.address(), ?roles, "the worker has started");
+        output::line(format_args!("ready http://{}", worker.address()))?;
         stop.told().await;
         Ok(if worker.drain().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

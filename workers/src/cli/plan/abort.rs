@@ -18,7 +18,7 @@ use crate::cli::session::Session;
 Undone is what the plan's own rollback says. Steps that run are let end first.
 
 Examples:
-  dat plan abort 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --reason 'supplier recalled the SKU'")]
+  dat plan abort PLAN --reason 'supplier recalled the SKU'")]
 pub(crate) struct Abort {
     /// The plan; every version of it that is open
     #[arg(value_name = "PLAN")]

@@ -85,6 +85,7 @@ impl<'a> Board<'a> {
     /// Looks again; gives the plans that changed.
     pub(super) async fn look(&mut self) -> Result<Vec<LivePlan>, Failure> {
         let mut open = self.still_open();
+        let mut changed = Vec::new();
         if self.rows_due <= Instant::now() {
             self.rows_due = Instant::now() + REFILL;
             let no_store = |error| self.session.no_store(&error);
@@ -93,9 +94,17 @@ impl<'a> Board<'a> {
                 open.sort_unstable();
                 open.dedup();
             }
-            self.live.refill(&open).await.map_err(no_store)?;
+            for row in self.live.refill(&open).await.map_err(no_store)? {
+                // What a plan waits for can change without an event, and then no copy does.
+                let differs = |seen: &LivePlan| seen.sequence <= row.sequence && *seen != row;
+                if self.seen.get(&key(&row)).is_none_or(differs) {
+                    self.seen.insert(key(&row), row.clone());
+                    changed.push(row);
+                }
+            }
         }
-        self.read(&open).await
+        changed.extend(self.read(&open).await?);
+        Ok(changed)
     }
 
     async fn read(&mut self, plans: &[PlanKey]) -> Result<Vec<LivePlan>, Failure> {
@@ -103,8 +112,7 @@ impl<'a> Board<'a> {
         self.redis_away = reading.redis_away;
         let mut changed = Vec::new();
         for plan in reading.plans {
-            let newer = self.seen.get(&key(&plan)).is_none_or(|seen| seen.sequence < plan.sequence);
-            if newer {
+            if self.seen.get(&key(&plan)).is_none_or(|seen| seen.sequence < plan.sequence) {
                 self.seen.insert(key(&plan), plan.clone());
                 changed.push(plan);
             }

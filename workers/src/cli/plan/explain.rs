@@ -22,9 +22,9 @@ const SAID: usize = 20;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dat plan explain 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421
-  dat plan explain 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 promotion
-  dat plan explain 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --output json | jq -r '.blockers[].unblocked_by'")]
+  dat plan explain PLAN
+  dat plan explain PLAN promotion
+  dat plan explain PLAN --output json | jq -r '.blockers[].unblocked_by'")]
 pub(crate) struct Explain {
     #[command(flatten)]
     plan: PlanArg,

@@ -18,9 +18,9 @@ use crate::cli::table::{maybe, number, step_state, table, text};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421
-  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421/2
-  dat plan show 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421 --output json | jq .summary.state")]
+  dat plan show PLAN
+  dat plan show PLAN/2
+  dat plan show PLAN --output json | jq .summary.state")]
 pub(crate) struct Show {
     #[command(flatten)]
     plan: PlanArg,

@@ -25,7 +25,7 @@ A terminal shows a table, anything else gets a line for each change.
 
 Examples:
   dat plan watch                                          every open plan
-  dat plan watch 0199d3a4-7c1e-7b1a-9c44-0a3f5d0c7421     one, just submitted perhaps
+  dat plan watch PLAN     one, just submitted perhaps
   dat plan watch --once                                   a look, and no more
   dat plan watch --output json | jq -c '[.name, .state]'")]
 pub(crate) struct Watch {

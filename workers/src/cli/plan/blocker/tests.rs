@@ -117,11 +117,12 @@ fn a_ready_step_is_held_by_the_widest_stop_then_by_its_time() {
 
 #[test]
 fn a_stop_says_how_it_is_lifted() {
-    let view = view(PlanState::Staged, Vec::new());
+    let view = view(PlanState::Staged, vec![unit("action", 0, "a", StepState::Pending)]);
     let remedy = |stops: &[Stop]| explained(&view, stops, None)[0].unblocked_by.clone();
     let lifted = |command: &str| Some(format!("'dat control {command} --reason …'"));
     assert_eq!(remedy(&[stop("tenant", "acme")]), lifted("resume --tenant acme"));
     assert_eq!(remedy(&[stop("fleet", "")]), lifted("resume"));
+    assert_eq!(remedy(&[stop("connector", "mux")]), lifted("connector enable mux"));
 }
 
 #[test]

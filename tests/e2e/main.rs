@@ -1,0 +1,3 @@
+//! End to end, on real servers: each test has a fleet of its own, of real processes.
+
+mod health;

@@ -1,0 +1,171 @@
+//! A fleet of its own for one test: realm, topology, sandbox and workers, each worker a process.
+
+use std::path::PathBuf;
+
+use dat_plan::PlanKey;
+use dat_store::{PlanView, Store};
+
+use crate::binary::log_folder;
+use crate::patience::within;
+use crate::process::{self, Process};
+use crate::producer::Producer;
+use crate::realm::Realm;
+use crate::world::SandboxClient;
+
+/// Settings that make what waits for time wait little, and leave connections for other tests.
+const SETTINGS: &str = "[worker]\nlease_ms = 3000\nsweep_ms = 100\nconnections = 5\n";
+
+/// How a fleet is started.
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// How many workers, alike.
+    pub workers: usize,
+    /// How they are started.
+    pub worker: WorkerOptions,
+    /// Further flags of the sandbox.
+    pub sandbox: Vec<String>,
+    /// Settings of every worker, as TOML, instead of the tests' own.
+    pub settings: String,
+    /// Whether names on the broker have a prefix. Without one, only one such fleet can run at a time.
+    pub namespaced: bool,
+}
+
+impl Default for FleetOptions {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            worker: WorkerOptions::default(),
+            sandbox: Vec::new(),
+            settings: SETTINGS.to_owned(),
+            namespaced: true,
+        }
+    }
+}
+
+/// How one worker is started.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerOptions {
+    /// Its roles; all if there are none.
+    pub roles: Vec<String>,
+    /// Variables that go over the settings, e.g. `DAT_WORKER__LEASE_MS`.
+    pub environment: Vec<(String, String)>,
+}
+
+impl WorkerOptions {
+    /// A worker with one role.
+    #[must_use]
+    pub fn role(role: &str) -> Self {
+        Self { roles: vec![role.to_owned()], ..Self::default() }
+    }
+}
+
+/// Dropped, it ends its processes and then deletes what it had on the servers.
+pub struct Fleet {
+    // In this order they are dropped: processes first.
+    workers: Vec<Process>,
+    sandbox: Process,
+    store: Store,
+    realm: Realm,
+    settings: PathBuf,
+    logs: PathBuf,
+}
+
+impl Fleet {
+    /// Two workers of every role, and a sandbox that approves.
+    pub async fn standard() -> Self {
+        Self::start(FleetOptions::default()).await
+    }
+
+    /// Prepares the servers and starts the processes; all are ready when this returns.
+    pub async fn start(options: FleetOptions) -> Self {
+        let logs = log_folder();
+        let settings = logs.join("settings.toml");
+        std::fs::write(&settings, &options.settings).expect("a file for the settings");
+        let realm = Realm::create(options.namespaced).await;
+        command(&realm, &["migrate"]).await;
+        command(&realm, &["topology", "apply"]).await;
+        let mut arguments = words(&["sandbox", "--listen", "127.0.0.1:0"]);
+        arguments.extend(options.sandbox);
+        // No variable names the database to it.
+        let sandbox = Process::start("sandbox", &logs, &arguments, &realm.broker_environment()).await;
+        let store = Store::new(&realm.database_url, 2, "dat-tests").expect("the address can be read");
+        let mut fleet = Self { workers: Vec::new(), sandbox, store, realm, settings, logs };
+        for _ in 0..options.workers {
+            fleet.spawn_worker(&options.worker).await;
+        }
+        fleet
+    }
+
+    /// Starts one more worker; gives its number.
+    pub async fn spawn_worker(&mut self, options: &WorkerOptions) -> usize {
+        let number = self.workers.len();
+        let name = format!("w{number}");
+        let mut arguments = words(&["worker", "--listen", "127.0.0.1:0", "--name", &name]);
+        for role in &options.roles {
+            arguments.extend(words(&["--role", role]));
+        }
+        let mut environment = self.realm.environment();
+        environment.push(("DAT_CONFIG".to_owned(), self.settings.display().to_string()));
+        environment.extend(options.environment.iter().cloned());
+        self.workers.push(Process::start(&name, &self.logs, &arguments, &environment).await);
+        number
+    }
+
+    /// A worker, by its number.
+    pub fn worker(&mut self, number: usize) -> &mut Process {
+        &mut self.workers[number]
+    }
+
+    /// A producer that hears every event from now on.
+    pub async fn producer(&self) -> Producer {
+        within("no producer", Producer::connect(&self.realm)).await
+    }
+
+    /// The outside world.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxClient {
+        SandboxClient::new(self.sandbox.url())
+    }
+
+    /// The rows.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What it has on the servers.
+    #[must_use]
+    pub fn realm(&self) -> &Realm {
+        &self.realm
+    }
+
+    /// Redis, as this fleet's workers use it. Keys begin with the realm's namespace.
+    pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.realm.redis_url.as_str()).expect("the address can be read");
+        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+
+    /// The rows of a plan version.
+    pub async fn plan(&self, plan: PlanKey) -> PlanView {
+        let found = self.store.plan(plan).await.expect("the database answers");
+        found.unwrap_or_else(|| panic!("plan {plan} is not registered"))
+    }
+
+    /// Runs a `dat` command as an operator of this fleet would; gives what it wrote.
+    pub async fn dat(&self, arguments: &[&str]) -> String {
+        command(&self.realm, arguments).await
+    }
+}
+
+async fn command(realm: &Realm, arguments: &[&str]) -> String {
+    let run = process::dat(&words(arguments), &realm.environment()).output();
+    let output = within(format_args!("dat {arguments:?}"), run).await.expect("dat starts");
+    let written = String::from_utf8_lossy(&output.stdout).into_owned();
+    let noted = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "dat {arguments:?} failed, {}: {written}{noted}", output.status);
+    written
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}

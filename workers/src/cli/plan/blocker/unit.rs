@@ -1,0 +1,122 @@
+//! What one step or undo waits for.
+
+use dat_plan::StepState;
+use dat_store::StepView;
+
+use super::{Blocker, Facts, is_undo, stop};
+use crate::cli::output::{moment, span};
+
+impl Facts<'_> {
+    /// What a step or an undo waits for.
+    pub(super) fn of_unit(&self, unit: &StepView) -> Blocker {
+        let (because, remedy) = match unit.state {
+            StepState::Pending => self.pending(unit),
+            StepState::Ready => self.ready(unit),
+            StepState::Running => self.running(unit),
+            StepState::Unknown => (
+                said(unit, "the outcome is unknown"),
+                format!(
+                    "the next probe{}, by a worker with the role step-failed",
+                    if unit.not_before > self.now {
+                        format!(" at {}", moment(unit.not_before))
+                    } else {
+                        String::new()
+                    }
+                ),
+            ),
+            StepState::Failed => (
+                said(unit, "it failed"),
+                "the Rollback Coordinator's decision, by a worker with the role step-failed".to_owned(),
+            ),
+            StepState::Stuck => {
+                (said(unit, "its undo cannot finish"), "an operator, who must resolve it".to_owned())
+            }
+            StepState::Compensating => ("its undo is under way".to_owned(), "the end of its undo".to_owned()),
+            StepState::Completed | StepState::RolledBack | StepState::Skipped => {
+                return Blocker {
+                    about: name(unit),
+                    because: format!("it is over: {}", unit.state),
+                    unblocked_by: None,
+                };
+            }
+        };
+        Blocker {
+            about: name(unit),
+            because: format!("{}, {because}", unit.state),
+            unblocked_by: Some(remedy),
+        }
+    }
+
+    fn pending(&self, unit: &StepView) -> (String, String) {
+        if is_undo(unit) {
+            return (format!("{} undos come before it", unit.waits_for), "the end of those".to_owned());
+        }
+        let needs = usize::try_from(unit.index).ok().and_then(|index| self.needs.get(index));
+        let unmet: Vec<String> = needs
+            .into_iter()
+            .flatten()
+            .filter_map(|needed| self.action(*needed))
+            .filter(|needed| needed.state != StepState::Completed)
+            .map(|needed| format!("{} ({})", needed.key, needed.state))
+            .collect();
+        if unmet.is_empty() {
+            return (
+                "though all it needs has completed".to_owned(),
+                "the sweeper, which finds such steps: is a worker with that role running?".to_owned(),
+            );
+        }
+        (format!("it needs {}", unmet.join(", ")), "the completion of those".to_owned())
+    }
+
+    fn ready(&self, unit: &StepView) -> (String, String) {
+        if let Some(stop) = self.stop(Some(&unit.connector)) {
+            return (stop::said(stop), stop::lifted_by(stop));
+        }
+        if unit.not_before > self.now {
+            let because = unit.wait_reason.as_ref().map(|why| format!(" because {why}")).unwrap_or_default();
+            return (
+                format!("not before {}{because}", moment(unit.not_before)),
+                "the time; it goes on by itself".to_owned(),
+            );
+        }
+        (
+            format!("due for {}: no worker has claimed it", span(self.now - unit.not_before)),
+            "a worker with the role step-dispatch and a free slot".to_owned(),
+        )
+    }
+
+    fn running(&self, unit: &StepView) -> (String, String) {
+        let worker = unit.worker.as_deref().unwrap_or("a worker");
+        match unit.lease_until {
+            Some(end) if end < self.now => (
+                format!("the lease of {worker} ran out at {}", moment(end)),
+                "the sweeper, which takes it up; then its outcome is probed".to_owned(),
+            ),
+            Some(end) => (
+                format!(
+                    "attempt {} is run by {worker}, whose lease holds until {}",
+                    unit.attempts,
+                    moment(end)
+                ),
+                "the connector's answer, or its timeout".to_owned(),
+            ),
+            None => {
+                (format!("attempt {} is run by {worker}", unit.attempts), "the connector's answer".to_owned())
+            }
+        }
+    }
+
+    fn action(&self, index: usize) -> Option<&StepView> {
+        // Actions come first, in the order of the document, so this is a look and not a search.
+        let is_it = |unit: &&StepView| !is_undo(unit) && usize::try_from(unit.index) == Ok(index);
+        self.view.steps.get(index).filter(is_it).or_else(|| self.view.steps.iter().find(is_it))
+    }
+}
+
+fn name(unit: &StepView) -> String {
+    if is_undo(unit) { format!("undo of {}", unit.key) } else { format!("step {}", unit.key) }
+}
+
+fn said(unit: &StepView, otherwise: &str) -> String {
+    unit.wait_reason.clone().or_else(|| unit.detail.clone()).unwrap_or_else(|| otherwise.to_owned())
+}
