@@ -13,6 +13,9 @@ CARGO ?= cargo
 # Runs a command with the addresses of the servers, and starts those that the environment does not name.
 WITH_STACK := topology/stack/with
 
+# Points at which a test has a worker stop or end itself; never in a release build.
+FAULTS := --features dat/faults
+
 # The Python client that a test speaks to the broker with, as an outsider would.
 PIKA := pika==1.3.2
 VENV := target/venv
@@ -22,17 +25,18 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: ## Run a plan from end to end on the local stack
-	@$(WITH_STACK) $(CARGO) run --release --locked --bin dat -- demo
+demo: ## Start the whole system, run scenario plans on it, and show what came of them
+	@$(CARGO) build --release --locked --package dat --package dat-tests --bin dat --bin demo
+	@$(WITH_STACK) target/release/demo
 
 .PHONY: test
 test: lint sqlx-check python-env ## Check format, lints and stored queries, run every test on real servers, check licences
 	@export DAT_TEST_PYTHON='$(CURDIR)/$(VENV)/bin/python'; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(WITH_STACK) $(CARGO) nextest run --workspace --locked; \
+		$(WITH_STACK) $(CARGO) nextest run --workspace --locked $(FAULTS); \
 		$(WITH_STACK) $(CARGO) test --workspace --locked --doc; \
 	else \
-		$(WITH_STACK) $(CARGO) test --workspace --locked; \
+		$(WITH_STACK) $(CARGO) test --workspace --locked $(FAULTS); \
 	fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) deny --locked check licenses bans sources; \
@@ -43,7 +47,7 @@ test: lint sqlx-check python-env ## Check format, lints and stored queries, run 
 .PHONY: lint
 lint: ## Check format and lints
 	@$(CARGO) fmt --all --check
-	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets --locked $(FAULTS) -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -52,7 +56,7 @@ fmt: ## Format the code
 .PHONY: bench
 bench: ## Measure throughput and latency on the local stack
 	@$(CARGO) build --release --locked --workspace --bins
-	@$(WITH_STACK) $(CARGO) run --release --locked --package dat-loadtest
+	@$(WITH_STACK) target/release/dat-loadtest run
 
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own

@@ -112,7 +112,8 @@ CREATE TABLE plan_verdict (
     approver     text        NOT NULL,
     verdict      jsonb       NOT NULL,
     received_at  timestamptz NOT NULL,
-    PRIMARY KEY (plan_id, plan_version, decision_id),
+    -- A revocation may come under the id of the decision that it takes back.
+    PRIMARY KEY (plan_id, plan_version, decision_id, outcome),
     FOREIGN KEY (plan_id, plan_version) REFERENCES execution_plan
 );
 -- Between approved and rejected the first verdict wins; a revocation may come besides.

@@ -30,8 +30,12 @@ SELECT ensure_event_partition((current_date + interval '1 month')::date);
 -- What no monthly partition holds (a clock far off) is kept all the same.
 CREATE TABLE execution_event_other PARTITION OF execution_event DEFAULT;
 
+-- A row each, so that every partition has it too, also for statements that name the partition.
 CREATE TRIGGER execution_event_append_only
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON execution_event
+    BEFORE UPDATE OR DELETE ON execution_event
+    FOR EACH ROW EXECUTE FUNCTION refuse_change('the log is append-only');
+CREATE TRIGGER execution_event_never_emptied
+    BEFORE TRUNCATE ON execution_event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change('the log is append-only');
 
 COMMENT ON TABLE execution_event IS 'Append-only: every decision, spend, state change and operator act.';

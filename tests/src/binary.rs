@@ -27,8 +27,10 @@ pub fn log_folder() -> PathBuf {
 
 fn profile_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    // target/<profile>/deps/<test>
-    test.ancestors().nth(2).expect("tests are built in target/<profile>/deps").to_path_buf()
+    // target/<profile>/deps/<test>, or target/<profile>/<program>
+    let folder = test.parent().expect("a program lies in a folder");
+    let profile = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    profile.expect("target/<profile>").to_path_buf()
 }
 
 /// The test's name: that of its thread.

@@ -296,9 +296,12 @@ impl Ledger {
         spent: i64,
         otherwise: &[i64],
     ) -> Result<i64, StoreError> {
-        let last = self.of_step(plan.key, step.0).last().map(|(key, r)| (*key, r.accounts.clone()));
+        // Charged where the room is held, which an earlier attempt may have taken in an earlier period.
         let holding = self.of_step(plan.key, step.0).find(|(_, r)| r.undo_open).map(|(key, _)| *key);
-        let accounts = last.map_or_else(|| otherwise.to_vec(), |(_, accounts)| accounts);
+        let paying = holding.or_else(|| self.of_step(plan.key, step.0).last().map(|(key, _)| *key));
+        let accounts = paying
+            .and_then(|key| self.reservations.get(&key))
+            .map_or_else(|| otherwise.to_vec(), |r| r.accounts.clone());
         let mut held = 0;
         if let Some(reservation) = holding.and_then(|key| self.reservations.get_mut(&key)) {
             held = reservation.undo_amount.min(spent);
@@ -355,7 +358,8 @@ impl Ledger {
         self.enter(plan, unit, step, attempt, EventKind::RefundIssued, part, amount, &accounts)
     }
 
-    /// Loads what is still open of a plan that is about to end, then gives all of it back.
+    /// Loads what is still open of a plan that is about to end, then gives all of it back. The ledger was opened with
+    /// the plan's [`held_accounts`].
     pub(crate) async fn close(
         &mut self,
         conn: &mut PgConnection,
@@ -374,15 +378,6 @@ impl Ledger {
         )
         .fetch_all(&mut *conn)
         .await?;
-        let unlocked: BTreeSet<i64> = rows
-            .iter()
-            .flat_map(|r| r.accounts.iter().copied())
-            .filter(|id| !self.accounts.contains_key(id))
-            .collect();
-        // Only a tenant's account of an earlier period can be missing; its id is below those of later plans' accounts.
-        if !unlocked.is_empty() {
-            self.lock(conn, &BTreeSet::new(), &unlocked).await?;
-        }
         for row in rows {
             let key = (plan.key, row.step_index, row.attempt);
             self.reservations.entry(key).or_insert(Reservation {
@@ -574,7 +569,7 @@ pub(crate) async fn tenant_accounts(
     let currencies: Vec<String> = payers.iter().map(|(_, currency)| currency.clone()).collect();
     let mut found: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
     let rows = sqlx::query!(
-        r#"SELECT l.tenant, l.currency, l.period, l.amount,
+        r#"SELECT l.tenant, l.currency, l.period,
                 date_trunc(l.period, $3::timestamptz AT TIME ZONE 'UTC')::date AS "period_start!",
                 a.account_id AS "account_id?"
          FROM budget_limit l
@@ -591,27 +586,69 @@ pub(crate) async fn tenant_accounts(
     for row in rows {
         let account_id = match row.account_id {
             Some(id) => id,
-            // Another claim may make it at the same moment: the update gives the row, whoever made it.
-            None => {
-                sqlx::query_scalar!(
-                    "INSERT INTO budget_account (tenant, currency, period, period_start, limit_amount)
-                     VALUES ($1, $2, $3, $4, $5)
-                     ON CONFLICT (tenant, currency, period, period_start) WHERE period IS NOT NULL
-                     DO UPDATE SET limit_amount = excluded.limit_amount
-                     RETURNING account_id",
-                    row.tenant,
-                    row.currency,
-                    row.period,
-                    row.period_start,
-                    row.amount,
-                )
-                .fetch_one(&mut *conn)
-                .await?
-            }
+            None => make_tenant_account(conn, &row.tenant, &row.currency, &row.period, row.period_start).await?,
         };
         found.entry((row.tenant, row.currency)).or_default().push(account_id);
     }
     Ok(found)
+}
+
+/// Makes the account of a period, or gives the one that another claim made at the same moment. Locks no account that is
+/// there: these are locked afterwards, all in id order.
+async fn make_tenant_account(
+    conn: &mut PgConnection,
+    tenant: &str,
+    currency: &str,
+    period: &str,
+    period_start: chrono::NaiveDate,
+) -> Result<i64, StoreError> {
+    sqlx::query!(
+        "INSERT INTO budget_account (tenant, currency, period, period_start, limit_amount)
+         SELECT l.tenant, l.currency, l.period, $4, l.amount
+         FROM budget_limit l WHERE l.tenant = $1 AND l.currency = $2 AND l.period = $3
+         -- No other limit is set between the reading of this one and the account's commit.
+         FOR SHARE
+         ON CONFLICT (tenant, currency, period, period_start) WHERE period IS NOT NULL DO NOTHING",
+        tenant,
+        currency,
+        period,
+        period_start,
+    )
+    .execute(&mut *conn)
+    .await?;
+    Ok(sqlx::query_scalar!(
+        "SELECT account_id FROM budget_account
+         WHERE tenant = $1 AND currency = $2 AND period = $3 AND period_start = $4",
+        tenant,
+        currency,
+        period,
+        period_start,
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// The accounts, of whichever period, in which open reservations of these plans hold room: to be locked with the others
+/// where a plan may end.
+pub(crate) async fn held_accounts(
+    conn: &mut PgConnection,
+    plans: impl IntoIterator<Item = PlanKey>,
+) -> Result<Vec<i64>, StoreError> {
+    let (ids, versions): (Vec<Uuid>, Vec<i32>) =
+        plans.into_iter().map(|plan| (plan.plan_id, plan.plan_version)).unzip();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar!(
+        r#"SELECT DISTINCT UNNEST(r.accounts) AS "account_id!"
+         FROM budget_reservation r
+         JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
+         WHERE r.action_open OR r.undo_open"#,
+        &ids,
+        &versions,
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 impl Store {

@@ -7,7 +7,7 @@ use dat_plan::{PlanHash, PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::control::{self, Stops};
+use crate::control::{self, Stops, open_versions};
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{abort_unstarted, snapshot};
@@ -87,22 +87,28 @@ pub enum Admitted {
 }
 
 impl Store {
-    /// Stages approved plans and admits those that nothing blocks. Plans that another transaction holds are left out:
-    /// the sweeper comes back to them. One transaction.
+    /// Stages approved plans and admits those that nothing blocks. One transaction.
     pub async fn admit(
         &self,
         admissions: &[Admission],
         now: DateTime<Utc>,
     ) -> Result<Vec<(PlanKey, Admitted)>, StoreError> {
         let mut tx = self.begin().await?;
-        let keys = admissions.iter().map(|a| a.plan);
+        // With every other version of the same plans: only one of them may become active (invariant 9).
+        let mut keys: Vec<PlanKey> = admissions.iter().map(|a| a.plan).collect();
+        keys.extend(open_versions(&mut tx, &keys.iter().map(|k| k.plan_id).collect::<Vec<_>>()).await?);
         let mut plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
         let stops = control::stops(&mut tx).await?;
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(admissions.len());
         for admission in admissions {
-            let Some(plan) = plans.get_mut(&admission.plan) else { continue };
-            let answer = admit_one(&mut tx, plan, admission, &stops, &mut events, now).await?;
+            let key = admission.plan;
+            let active = plans
+                .values()
+                .find(|other| other.key.plan_id == key.plan_id && other.key != key && other.state.is_active())
+                .map(|other| other.key.plan_version);
+            let Some(plan) = plans.get_mut(&key) else { continue };
+            let answer = admit_one(&mut tx, plan, admission, (&stops, active), &mut events, now).await?;
             answers.push((admission.plan, answer));
         }
         plan_row::write(&mut tx, &plans).await?;
@@ -116,7 +122,7 @@ async fn admit_one(
     conn: &mut PgConnection,
     plan: &mut LockedPlan,
     admission: &Admission,
-    stops: &Stops,
+    (stops, other_active): (&Stops, Option<i32>),
     events: &mut Vec<NewEvent>,
     now: DateTime<Utc>,
 ) -> Result<Admitted, StoreError> {
@@ -133,7 +139,7 @@ async fn admit_one(
         return Ok(Admitted::Aborted(reason));
     }
     if plan.state == PlanState::Approved {
-        if let Some(version) = other_active_version(conn, plan).await? {
+        if let Some(version) = other_active {
             return Ok(wait(plan, format!("version {version} of this plan is still active"), None, now));
         }
         events.push(plan.enter(PlanState::Staged, "", now)?);
@@ -216,18 +222,6 @@ fn violations(plan: &LockedPlan, admission: &Admission, events: &mut Vec<NewEven
                 .with("decision", admission.decision.clone()),
         );
     }
-}
-
-async fn other_active_version(conn: &mut PgConnection, plan: &LockedPlan) -> Result<Option<i32>, StoreError> {
-    Ok(sqlx::query_scalar!(
-        "SELECT plan_version FROM execution_plan
-         WHERE plan_id = $1 AND plan_version <> $2
-           AND state IN ('staged', 'executing', 'paused', 'rolling_back', 'stuck')",
-        plan.key.plan_id,
-        plan.key.plan_version,
-    )
-    .fetch_optional(conn)
-    .await?)
 }
 
 async fn stage(

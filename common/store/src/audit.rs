@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dat_plan::PlanKey;
 use dat_plan::event::{CHAIN_START, LoggedEvent};
 use serde::Serialize;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::error::StoreError;
@@ -37,6 +38,9 @@ impl Store {
         let mut report = AuditReport::default();
         let mut after = (Uuid::nil(), -1);
         loop {
+            // A page is read as of one moment: the fleet goes on writing.
+            let mut tx = self.begin().await?;
+            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
             let page = sqlx::query!(
                 "SELECT plan_id, plan_version, partition_date, last_sequence, last_hash FROM event_stream
                  WHERE (plan_id, plan_version) > ($1, $2)
@@ -47,7 +51,7 @@ impl Store {
                 only.map(|p| p.plan_id),
                 only.map(|p| p.plan_version),
             )
-            .fetch_all(self.pool())
+            .fetch_all(&mut *tx)
             .await?;
             let Some(last) = page.last() else { break };
             after = (last.plan_id, last.plan_version);
@@ -61,7 +65,7 @@ impl Store {
                     head.plan_id,
                     head.plan_version,
                 )
-                .fetch_all(self.pool())
+                .fetch_all(&mut *tx)
                 .await?;
                 let mut chain = Chain::default();
                 for row in rows {
@@ -72,7 +76,7 @@ impl Store {
                 }
                 chain.end(head.last_sequence, &head.last_hash);
                 if !plan.is_control() {
-                    self.compare_money(plan, &mut chain).await?;
+                    compare_money(&mut tx, plan, &mut chain).await?;
                 }
                 let faults = chain.faults.into_iter().map(|message| AuditFault { plan, message });
                 report.faults.extend(faults);
@@ -80,60 +84,60 @@ impl Store {
         }
         Ok(report)
     }
+}
 
-    async fn compare_money(&self, plan: PlanKey, chain: &mut Chain) -> Result<(), StoreError> {
-        let entries: BTreeMap<String, i64> = sqlx::query!(
-            r#"SELECT entry, sum(amount)::bigint AS "amount!" FROM budget_entry
-             WHERE plan_id = $1 AND plan_version = $2 GROUP BY entry"#,
-            plan.plan_id,
-            plan.plan_version
-        )
-        .fetch_all(self.pool())
-        .await?
-        .into_iter()
-        .map(|row| (row.entry, row.amount))
-        .collect();
-        let ledger = |entry: &str| entries.get(entry).copied().unwrap_or(0);
-        for (entry, event) in [
-            ("reserved", "spend.reserved"),
-            ("incurred", "spend.incurred"),
-            ("released", "spend.released"),
-            ("refund", "refund.issued"),
-        ] {
-            let said = chain.amounts.get(event).copied().unwrap_or(0);
-            if ledger(entry) != said {
-                chain.faults.push(format!("the ledger has {} {entry}, the events {said}", ledger(entry)));
-            }
+async fn compare_money(conn: &mut PgConnection, plan: PlanKey, chain: &mut Chain) -> Result<(), StoreError> {
+    let entries: BTreeMap<String, i64> = sqlx::query!(
+        r#"SELECT entry, sum(amount)::bigint AS "amount!" FROM budget_entry
+         WHERE plan_id = $1 AND plan_version = $2 GROUP BY entry"#,
+        plan.plan_id,
+        plan.plan_version
+    )
+    .fetch_all(&mut *conn)
+    .await?
+    .into_iter()
+    .map(|row| (row.entry, row.amount))
+    .collect();
+    let ledger = |entry: &str| entries.get(entry).copied().unwrap_or(0);
+    for (entry, event) in [
+        ("reserved", "spend.reserved"),
+        ("incurred", "spend.incurred"),
+        ("released", "spend.released"),
+        ("refund", "refund.issued"),
+    ] {
+        let said = chain.amounts.get(event).copied().unwrap_or(0);
+        if ledger(entry) != said {
+            chain.faults.push(format!("the ledger has {} {entry}, the events {said}", ledger(entry)));
         }
-        let account = sqlx::query!(
-            r#"SELECT a.settled, a.reserved, p.ended_at IS NOT NULL AS "ended!",
-                    (SELECT coalesce(sum(CASE WHEN action_open THEN action_amount ELSE 0 END
-                                         + CASE WHEN undo_open THEN undo_amount ELSE 0 END), 0)::bigint
-                     FROM budget_reservation r
-                     WHERE r.plan_id = a.plan_id AND r.plan_version = a.plan_version) AS "open!"
-             FROM budget_account a JOIN execution_plan p USING (plan_id, plan_version)
-             WHERE a.plan_id = $1 AND a.plan_version = $2"#,
-            plan.plan_id,
-            plan.plan_version
-        )
-        .fetch_optional(self.pool())
-        .await?;
-        let Some(account) = account else { return Ok(()) };
-        let net = ledger("incurred") - ledger("refund");
-        if account.settled != net {
-            chain.faults.push(format!("the account says {} spent, the ledger {net}", account.settled));
-        }
-        if account.reserved != account.open {
-            chain.faults.push(format!(
-                "the account holds {} reserved, the open reservations {}",
-                account.reserved, account.open
-            ));
-        }
-        if account.ended && account.reserved != 0 {
-            chain.faults.push(format!("the plan is over and {} is still reserved", account.reserved));
-        }
-        Ok(())
     }
+    let account = sqlx::query!(
+        r#"SELECT a.settled, a.reserved, p.ended_at IS NOT NULL AS "ended!",
+                (SELECT coalesce(sum(CASE WHEN action_open THEN action_amount ELSE 0 END
+                                     + CASE WHEN undo_open THEN undo_amount ELSE 0 END), 0)::bigint
+                 FROM budget_reservation r
+                 WHERE r.plan_id = a.plan_id AND r.plan_version = a.plan_version) AS "open!"
+         FROM budget_account a JOIN execution_plan p USING (plan_id, plan_version)
+         WHERE a.plan_id = $1 AND a.plan_version = $2"#,
+        plan.plan_id,
+        plan.plan_version
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(account) = account else { return Ok(()) };
+    let net = ledger("incurred") - ledger("refund");
+    if account.settled != net {
+        chain.faults.push(format!("the account says {} spent, the ledger {net}", account.settled));
+    }
+    if account.reserved != account.open {
+        chain.faults.push(format!(
+            "the account holds {} reserved, the open reservations {}",
+            account.reserved, account.open
+        ));
+    }
+    if account.ended && account.reserved != 0 {
+        chain.faults.push(format!("the plan is over and {} is still reserved", account.reserved));
+    }
+    Ok(())
 }
 
 #[derive(Debug)]

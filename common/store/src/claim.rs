@@ -585,8 +585,12 @@ impl Claim {
 
     /// Refused for good, nothing sent: the Rollback Coordinator decides what becomes of the plan.
     fn refuse(&mut self, plan: &LockedPlan, unit: UnitKey, row: &Row, reason: String) {
+        let kind = match unit.kind {
+            UnitKind::Action => EventKind::Step(StepState::Failed),
+            UnitKind::Undo => EventKind::Undo(StepState::Failed),
+        };
         self.events.push(
-            plan.event(EventKind::Step(StepState::Failed), self.now)
+            plan.event(kind, self.now)
                 .step(&row.step_key, row.attempts)
                 .with("connector", row.connector.as_str())
                 .with("outcome", OutcomeClass::Refused.as_str())

@@ -8,10 +8,11 @@ use dat_plan::{PlanKey, PlanState, StepState};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::account::{Ledger, held_accounts};
 use crate::error::StoreError;
 use crate::event_log;
-use crate::finish::{abort_unstarted, start_rollback};
-use crate::plan_row::{self, Contended};
+use crate::finish::{self, abort_unstarted, start_rollback};
+use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 
 /// What a stop is about.
@@ -128,7 +129,7 @@ impl Store {
         let mut events = Vec::new();
         let mut plans = BTreeMap::new();
         if let ControlScope::Plan(id) = scope {
-            let versions = open_versions(&mut tx, *id).await?;
+            let versions = open_versions(&mut tx, &[*id]).await?;
             plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
             if plans.values().all(|plan| plan.state.is_end()) {
                 return Ok(ControlChange::NotThere);
@@ -179,6 +180,10 @@ impl Store {
                         let ready = plan.event(EventKind::Step(StepState::Ready), now);
                         events.push(ready.step(&step.step_key, step.attempts).because(reason));
                     }
+                    if plan.steps_done == plan.steps_total {
+                        // Its last step completed while it was paused: no settlement is to come that would end it.
+                        complete(&mut tx, plan, &mut events, now).await?;
+                    }
                     any = true;
                 }
                 _ => {}
@@ -209,7 +214,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<ControlChange, StoreError> {
         let mut tx = self.begin().await?;
-        let versions = open_versions(&mut tx, plan_id).await?;
+        let versions = open_versions(&mut tx, &[plan_id]).await?;
         let mut plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
         let mut events = Vec::new();
         let why = format!("aborted by {actor}: {reason}");
@@ -261,14 +266,34 @@ impl Store {
     }
 }
 
-async fn open_versions(conn: &mut PgConnection, plan_id: Uuid) -> Result<Vec<PlanKey>, StoreError> {
+/// The versions of these plans that have not ended.
+pub(crate) async fn open_versions(
+    conn: &mut PgConnection,
+    plan_ids: &[Uuid],
+) -> Result<Vec<PlanKey>, StoreError> {
     Ok(sqlx::query!(
-        "SELECT plan_id, plan_version FROM execution_plan WHERE plan_id = $1 AND ended_at IS NULL",
-        plan_id
+        "SELECT plan_id, plan_version FROM execution_plan WHERE plan_id = ANY($1) AND ended_at IS NULL",
+        plan_ids
     )
     .fetch_all(conn)
     .await?
     .into_iter()
     .map(|row| PlanKey::new(row.plan_id, row.plan_version))
     .collect())
+}
+
+/// Ends a plan whose every step is done.
+async fn complete(
+    conn: &mut PgConnection,
+    plan: &mut LockedPlan,
+    events: &mut Vec<NewEvent>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let held = held_accounts(conn, [plan.key]).await?;
+    let mut ledger = Ledger::open(conn, [plan.key], &[], &held, now).await?;
+    let ended = finish::end(conn, &mut ledger, plan, PlanState::Completed, now).await?;
+    ledger.write(conn).await?;
+    events.append(&mut ledger.events);
+    events.push(ended);
+    Ok(())
 }

@@ -8,7 +8,7 @@ use dat_plan::rollback::{Decision, OutcomeClass};
 use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use sqlx::PgConnection;
 
-use crate::account::Ledger;
+use crate::account::{Ledger, held_accounts};
 use crate::claim::unit_columns;
 use crate::error::StoreError;
 use crate::event_log;
@@ -181,7 +181,8 @@ impl Store {
         let mut tx = self.begin().await?;
         let mut plans =
             plan_row::lock(&mut tx, starts.iter().map(|s| s.plan), Contended::Skip).await?;
-        let mut ledger = Ledger::open(&mut tx, plans.keys().copied(), &[], &[], now).await?;
+        let held = held_accounts(&mut tx, plans.keys().copied()).await?;
+        let mut ledger = Ledger::open(&mut tx, plans.keys().copied(), &[], &held, now).await?;
         let mut events = Vec::new();
         let mut report = CoordinateReport::default();
         for start in starts {
@@ -407,7 +408,7 @@ async fn register(
     let (ids, versions, _, indexes) = unit_columns(units.keys());
     let keys: Vec<String> = units.values().map(|key| (*key).to_owned()).collect();
     let compensating = sqlx::query!(
-        "UPDATE execution_step AS s SET state = 'compensating'
+        "UPDATE execution_step AS s SET state = 'compensating', needs_decision = false
          FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::text[])
               AS k (plan_id, plan_version, step_index, step_key)
          WHERE s.plan_id = k.plan_id AND s.plan_version = k.plan_version AND s.kind = 'action'

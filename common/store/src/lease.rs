@@ -66,11 +66,20 @@ impl Store {
     /// Renews leases, in a column that no index sees. Gives those that were lost meanwhile.
     pub async fn renew(&self, leases: &[Lease], until: DateTime<Utc>) -> Result<Vec<UnitKey>, StoreError> {
         let rows = sqlx::query!(
-            "UPDATE execution_step AS s SET lease_until = $6
-             FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
-                  AS k (plan_id, plan_version, kind, step_index, epoch)
-             WHERE s.plan_id = k.plan_id AND s.plan_version = k.plan_version AND s.kind = k.kind
-               AND s.step_index = k.step_index AND s.lease_epoch = k.epoch AND s.state = 'running'
+            "WITH held AS MATERIALIZED (
+                 SELECT s.plan_id, s.plan_version, s.kind, s.step_index
+                 FROM execution_step s
+                 JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
+                      AS k (plan_id, plan_version, kind, step_index, epoch)
+                   USING (plan_id, plan_version, kind, step_index)
+                 WHERE s.lease_epoch = k.epoch AND s.state = 'running'
+                 -- In key order, as settlements and expiries lock: no plan's lock keeps this apart from them.
+                 ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
+                 FOR NO KEY UPDATE OF s)
+             UPDATE execution_step AS s SET lease_until = $6
+             FROM held
+             WHERE s.plan_id = held.plan_id AND s.plan_version = held.plan_version AND s.kind = held.kind
+               AND s.step_index = held.step_index
              RETURNING s.plan_id, s.plan_version, s.kind, s.step_index",
             &leases.iter().map(|l| l.unit.plan.plan_id).collect::<Vec<_>>(),
             &leases.iter().map(|l| l.unit.plan.plan_version).collect::<Vec<_>>(),
@@ -113,13 +122,22 @@ impl Store {
         let keys = late.iter().map(|row| PlanKey::new(row.plan_id, row.plan_version));
         let plans = plan_row::lock(&mut tx, keys, Contended::Skip).await?;
         let rows = sqlx::query!(
-            "UPDATE execution_step AS s
+            "WITH late AS MATERIALIZED (
+                 SELECT s.plan_id, s.plan_version, s.kind, s.step_index
+                 FROM execution_step s
+                 JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version)
+                   USING (plan_id, plan_version)
+                 WHERE s.state = 'running' AND s.lease_until <= $3
+                 -- In key order, as renewals lock.
+                 ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
+                 FOR NO KEY UPDATE OF s)
+             UPDATE execution_step AS s
              SET state = 'unknown', sent = true, needs_decision = true, last_outcome = 'lost', not_before = $3,
                  lease_epoch = lease_epoch + 1, lease_until = NULL, probes = 0,
                  wait_reason = 'the lease of ' || worker || ' ran out; the outcome is probed'
-             FROM UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version)
-             WHERE s.plan_id = k.plan_id AND s.plan_version = k.plan_version
-               AND s.state = 'running' AND s.lease_until <= $3
+             FROM late
+             WHERE s.plan_id = late.plan_id AND s.plan_version = late.plan_version AND s.kind = late.kind
+               AND s.step_index = late.step_index
              RETURNING s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.attempts, s.worker",
             &plans.keys().map(|k| k.plan_id).collect::<Vec<_>>(),
             &plans.keys().map(|k| k.plan_version).collect::<Vec<_>>(),

@@ -59,16 +59,9 @@ impl Store {
         submissions: &[Registration],
         now: DateTime<Utc>,
     ) -> Result<Vec<Registered>, StoreError> {
-        // In id order, so that two batches with the same plans wait for each other and do not deadlock.
-        let mut first: BTreeMap<PlanKey, usize> = BTreeMap::new();
-        for (place, submission) in submissions.iter().enumerate() {
-            first.entry(submission.document.key()).or_insert(place);
-        }
-        let candidates: Vec<&Registration> = first.values().map(|place| &submissions[*place]).collect();
-
         let mut tx = self.begin().await?;
-        let ids: Vec<uuid::Uuid> = candidates.iter().map(|c| c.document.plan_id).collect();
-        let tenants: Vec<String> = candidates.iter().map(|c| c.document.tenant.clone()).collect();
+        let ids: Vec<uuid::Uuid> = submissions.iter().map(|s| s.document.plan_id).collect();
+        let tenants: Vec<String> = submissions.iter().map(|s| s.document.tenant.clone()).collect();
         sqlx::query!(
             "INSERT INTO plan_owner (plan_id, tenant)
              SELECT DISTINCT ON (plan_id) plan_id, tenant
@@ -87,10 +80,15 @@ impl Store {
                 .into_iter()
                 .map(|row| (row.plan_id, row.tenant))
                 .collect();
-        let owned: Vec<&Registration> = candidates
-            .into_iter()
-            .filter(|c| owners.get(&c.document.plan_id) == Some(&c.document.tenant))
-            .collect();
+        // Of each plan version the owner's first, in id order, so that two batches with the same plans wait for each
+        // other and do not deadlock.
+        let mut first: BTreeMap<PlanKey, usize> = BTreeMap::new();
+        for (place, submission) in submissions.iter().enumerate() {
+            if owners.get(&submission.document.plan_id) == Some(&submission.document.tenant) {
+                first.entry(submission.document.key()).or_insert(place);
+            }
+        }
+        let owned: Vec<&Registration> = first.values().map(|place| &submissions[*place]).collect();
         let inserted = insert_plans(&mut tx, &owned, now).await?;
         let new: Vec<&Registration> =
             owned.into_iter().filter(|c| inserted.contains(&c.document.key())).collect();

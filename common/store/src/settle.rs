@@ -10,7 +10,7 @@ use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::account::{AccountView, Ledger};
+use crate::account::{AccountView, Ledger, held_accounts};
 use crate::claim::unit_columns;
 use crate::error::StoreError;
 use crate::event_log;
@@ -120,7 +120,10 @@ impl Store {
         let plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
         let rows = leased_rows(&mut tx, settlements).await?;
         let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
-        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &[], now).await?;
+        // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
+        let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
+        let held = held_accounts(&mut tx, ending).await?;
+        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &held, now).await?;
         let mut group = Group {
             plans,
             rows,
@@ -146,6 +149,7 @@ impl Store {
 /// A unit's row under its lease.
 #[derive(Debug, Clone)]
 struct Row {
+    epoch: i64,
     step_key: String,
     connector: String,
     action: String,
@@ -202,6 +206,10 @@ struct Group {
 impl Group {
     fn settle(&mut self, settlement: &Settlement) -> Result<Settled, StoreError> {
         let unit = settlement.lease.unit;
+        // A group may hold a stale lease of a unit beside its present one: each writes for itself alone.
+        if self.rows.get(&unit).is_none_or(|row| row.epoch != settlement.lease.epoch) {
+            return Ok(Settled::Fenced);
+        }
         let Some(row) = self.rows.remove(&unit) else { return Ok(Settled::Fenced) };
         let Some(mut plan) = self.plans.remove(&unit.plan) else { return Ok(Settled::Fenced) };
         let write = self.decide(&mut plan, unit, &row, settlement)?;
@@ -534,6 +542,19 @@ impl Group {
     }
 }
 
+/// Whether these rows may be the last that a plan waits for.
+fn may_end(plan: &LockedPlan, rows: &BTreeMap<UnitKey, Row>) -> bool {
+    let here = rows.keys().filter(|unit| unit.plan == plan.key).count();
+    let open = match plan.state {
+        PlanState::Executing => plan.steps_total - plan.steps_done,
+        PlanState::RollingBack if plan.undo_begun => plan.undos_open,
+        _ => return false,
+    };
+    usize::try_from(open).is_ok_and(|open| open <= here)
+}
+
+/// The rows that are still under these leases, locked in key order as by every statement over running rows: renewals
+/// lock no plan, and would else wait for a settlement that waits for them.
 async fn leased_rows(
     conn: &mut PgConnection,
     settlements: &[Settlement],
@@ -541,14 +562,15 @@ async fn leased_rows(
     let (ids, versions, kinds, indexes) = unit_columns(settlements.iter().map(|s| &s.lease.unit));
     let epochs: Vec<i64> = settlements.iter().map(|s| s.lease.epoch).collect();
     let rows = sqlx::query!(
-        "SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.connector, s.action, s.state, s.attempts,
-                s.lost, s.key_number, s.probes, s.last_outcome, s.ready_at, s.started_at, s.cost, s.refund,
+        "SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.connector, s.action, s.state,
+                s.lease_epoch, s.attempts, s.lost, s.key_number, s.probes, s.last_outcome, s.ready_at, s.started_at, s.cost, s.refund,
                 s.unlocks
          FROM execution_step s
          JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
               AS k (plan_id, plan_version, kind, step_index, epoch)
            USING (plan_id, plan_version, kind, step_index)
          WHERE s.lease_epoch = k.epoch AND s.lease_until IS NOT NULL AND s.state IN ('running', 'unknown')
+         ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
          FOR NO KEY UPDATE OF s",
         &ids,
         &versions,
@@ -566,6 +588,7 @@ async fn leased_rows(
                 index: row.step_index,
             };
             let row = Row {
+                epoch: row.lease_epoch,
                 step_key: row.step_key,
                 connector: row.connector,
                 action: row.action,

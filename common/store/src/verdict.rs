@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::error::StoreError;
 use crate::event_log;
-use crate::finish::start_rollback;
+use crate::finish::{abort_unstarted, start_rollback};
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 
@@ -69,7 +69,10 @@ impl Store {
                 continue;
             };
             let before = earlier.entry(plan.key).or_default();
-            if before.iter().any(|(id, outcome)| *id == verdict.decision_id && *outcome == verdict.outcome.as_str()) {
+            let same = |(id, outcome): &(String, String)| {
+                *id == verdict.decision_id && *outcome == verdict.outcome.as_str()
+            };
+            if verdict.plan_hash == plan.plan_hash && before.iter().any(same) {
                 answers.push(Bound::Repeat);
                 continue;
             }
@@ -137,14 +140,15 @@ fn fits(plan: &LockedPlan, verdict: &Verdict, before: &[(String, String)]) -> Re
             registered: plan.plan_hash.to_string(),
         });
     }
+    // Always, also under the id of the decision that it takes back.
+    if verdict.outcome == Outcome::Revoked {
+        return Ok(());
+    }
     if before.iter().any(|(id, _)| *id == verdict.decision_id) {
         return Err(Conflict::TooLate(format!(
             "decision {} was bound with another outcome",
             verdict.decision_id
         )));
-    }
-    if verdict.outcome == Outcome::Revoked {
-        return Ok(());
     }
     if plan.revoked_at.is_some() {
         return Err(Conflict::TooLate("the approval was revoked before it came".to_owned()));
@@ -236,10 +240,14 @@ async fn apply(
                 PlanState::Executing | PlanState::Paused => {
                     start_rollback(conn, plan, &why, events, now).await?;
                 }
-                state if state.to(PlanState::Aborted).is_ok() && !state.is_active() => {
-                    events.push(judged(plan.enter(PlanState::Aborted, &why, now)?));
+                PlanState::Draft
+                | PlanState::SubmittedForApproval
+                | PlanState::Approved
+                | PlanState::Staged => {
+                    abort_unstarted(conn, plan, &why, events, now).await?;
+                    let aborted = events.pop();
+                    events.extend(aborted.map(judged));
                 }
-                PlanState::Staged => crate::finish::abort_unstarted(conn, plan, &why, events, now).await?,
                 // Over, or being unwound: recorded, and nothing more to stop.
                 _ => {}
             }
