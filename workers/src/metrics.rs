@@ -1,7 +1,7 @@
 //! What a worker counts: Prometheus conventions, units in the names, labels with few values (never a plan id).
 
 use dat_plan::approval::Outcome;
-use dat_store::Gauges;
+use dat_store::{ClaimReport, Gauges};
 use dat_topology::Stage;
 use prometheus::{
     Encoder, Error, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -25,7 +25,9 @@ pub(crate) struct Metrics {
     retries: IntCounter,
     undos_stuck: IntCounter,
     plans_ended: IntCounterVec,
-    constraint_denials: IntCounter,
+    refused: IntCounter,
+    violations: IntCounter,
+    unaffordable: IntCounter,
     budget_spent: IntCounterVec,
     relayed: IntCounter,
     relay_lag: IntGauge,
@@ -119,9 +121,17 @@ impl Metrics {
             retries: make.counter("dat_step_retries_total", "Failed attempts that are to be tried again")?,
             undos_stuck: make.counter("dat_undos_stuck_total", "Undos that an operator must settle")?,
             plans_ended: make.counters("dat_plans_ended_total", "Plans that ended, by state", "state")?,
-            constraint_denials: make.counter(
+            refused: make.counter(
                 "dat_steps_refused_total",
                 "Steps refused for good by a constraint, a limit or the budget",
+            )?,
+            violations: make.counter(
+                "dat_constraint_violations_total",
+                "Rules, hard and soft, that did not hold when a step was claimed",
+            )?,
+            unaffordable: make.counter(
+                "dat_budget_refusals_total",
+                "Claims that did not fit a budget, for now or for good",
             )?,
             budget_spent: make.counters(
                 "dat_budget_spent_units_total",
@@ -177,15 +187,20 @@ impl Metrics {
         self.verdicts.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    pub(crate) fn claim(&self, claimed: usize, deferred: usize, refused: usize) {
-        for (result, count) in [("claimed", claimed), ("deferred", deferred), ("refused", refused)] {
+    pub(crate) fn claim(&self, report: &ClaimReport) {
+        let refused = report.refused.len();
+        let results =
+            [("claimed", report.claimed.len()), ("deferred", report.deferred), ("refused", refused)];
+        for (result, count) in results {
             if count > 0 {
                 self.claims.with_label_values(&[result]).inc_by(count as u64);
                 #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
                 self.claim_batch.with_label_values(&[result]).observe(count as f64);
             }
         }
-        self.constraint_denials.inc_by(refused as u64);
+        self.refused.inc_by(refused as u64);
+        self.violations.inc_by(report.violations as u64);
+        self.unaffordable.inc_by(report.unaffordable as u64);
     }
 
     pub(crate) fn attempt(&self, connector: &str, outcome: &str, seconds: f64) {

@@ -166,6 +166,8 @@ impl Dispatcher {
                     whole.accounts.extend(report.accounts);
                     whole.deferred += report.deferred;
                     whole.contended += report.contended;
+                    whole.violations += report.violations;
+                    whole.unaffordable += report.unaffordable;
                 }
                 Err(error) if error.is_unavailable() => return Err(error),
                 Err(error) => {
@@ -181,7 +183,7 @@ impl Dispatcher {
 
     async fn act(&self, report: ClaimReport, batch: &Candidates) {
         let fleet = &*self.fleet;
-        fleet.metrics.claim(report.claimed.len(), report.deferred, report.refused.len());
+        fleet.metrics.claim(&report);
         let now = fleet.now();
         if let Some(due) = report.next_due {
             fleet.bells.dispatch.set(due, now);

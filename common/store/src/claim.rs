@@ -200,6 +200,10 @@ pub struct ClaimReport {
     pub next_due: Option<DateTime<Utc>>,
     /// Refused for good; the Rollback Coordinator decides.
     pub refused: Vec<UnitKey>,
+    /// Rules that did not hold, hard and soft.
+    pub violations: usize,
+    /// Units that did not fit a budget, for now or for good.
+    pub unaffordable: usize,
     /// Left out because another transaction held the plan: worth another look soon.
     pub contended: usize,
     /// The accounts as they are now, for the live copies.
@@ -481,6 +485,7 @@ impl Claim {
                 account.reserved,
                 account.limit
             );
+            self.report.unaffordable += 1;
             self.short.push(Short { unit, need, reason });
             self.rows.insert(unit, row.clone());
             return Ok(false);
@@ -490,6 +495,7 @@ impl Claim {
         for id in self.levels.get(&payer).into_iter().flatten() {
             let Some(level) = self.ledger.account(*id) else { continue };
             if !level.account.fits(need) {
+                self.report.unaffordable += 1;
                 let period = level.period.as_ref().map_or("period", |(period, _)| period.as_str());
                 let reason = format!(
                     "{BUDGET_WAIT}that of tenant {} for this {period} is {} {} short",
@@ -559,6 +565,7 @@ impl Claim {
     }
 
     fn flag(&mut self, plan: &LockedPlan, row: &Row, attempt: i32, violations: &[Value], decision: &Value) {
+        self.report.violations += violations.len();
         for violation in violations {
             self.events.push(
                 plan.event(EventKind::ConstraintViolated, self.now)

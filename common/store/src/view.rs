@@ -126,11 +126,17 @@ impl Store {
             r#"SELECT p.plan_id, p.plan_version, p.tenant, p.name, p.state, p.steps_done, p.steps_total,
                     coalesce(a.settled, 0) AS "spent!", coalesce(a.reserved, 0) AS "reserved!",
                     coalesce(a.limit_amount, p.approved_amount, p.budget_amount) AS "limit!", p.currency,
-                    coalesce(p.wait_reason, p.end_reason) AS reason, e.last_sequence, p.state_since
+                    coalesce(p.wait_reason, p.end_reason, w.reason) AS reason, e.last_sequence, p.state_since
              FROM UNNEST($1::uuid[], $2::integer[]) WITH ORDINALITY AS k (plan_id, plan_version, place)
              JOIN execution_plan p USING (plan_id, plan_version)
              JOIN event_stream e USING (plan_id, plan_version)
              LEFT JOIN budget_account a USING (plan_id, plan_version)
+             -- What the plan waits for is what one of its steps waits for.
+             LEFT JOIN LATERAL (
+                 SELECT s.step_key || ': ' || s.wait_reason AS reason FROM execution_step s
+                 WHERE s.plan_id = p.plan_id AND s.plan_version = p.plan_version AND p.ended_at IS NULL
+                   AND s.state IN ('ready', 'unknown', 'stuck') AND s.wait_reason IS NOT NULL
+                 LIMIT 1) AS w ON true
              ORDER BY k.place"#,
             &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
             &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
