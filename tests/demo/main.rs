@@ -18,7 +18,9 @@ use scenario::Scenario;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    println!("Starting a sandbox (GGP, MUX, FLO, PTE) and two workers, on a database and virtual host of their own …");
+    println!(
+        "Starting a sandbox (GGP, MUX, FLO, PTE) and two workers, on a database and virtual host of their own …"
+    );
     let fleet = Fleet::start(FleetOptions::default()).await;
     let producer = fleet.producer().await;
     let scenarios = Scenario::all();

@@ -125,7 +125,7 @@ impl fmt::Display for Report {
             }
         }
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
             "plan",
             "ended",
             "steps",
@@ -152,7 +152,11 @@ impl fmt::Display for Report {
         }
         writeln!(f, "\n{table}\n")?;
         writeln!(f, "  {} every plan ended as it must", mark(self.lines.iter().all(Line::ended_as_it_must)))?;
-        writeln!(f, "  {} DAT's ledger and FLO agree to the last unit", mark(self.lines.iter().all(Line::agrees)))?;
+        writeln!(
+            f,
+            "  {} DAT's ledger and FLO agree to the last unit",
+            mark(self.lines.iter().all(Line::agrees))
+        )?;
         writeln!(f, "  {} every effect happened exactly once", mark(self.effects_once))?;
         writeln!(
             f,

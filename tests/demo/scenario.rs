@@ -35,10 +35,20 @@ impl Scenario {
         vec![
             scenario!("launch-accessory-ok.json", Completed, Some(420_000), "goes through, with one warning"),
             scenario!("launch-accessory.json", Aborted, Some(20_000), "the promotion gets no answer: undone"),
-            scenario!("runs-out-of-budget.json", Aborted, Some(0), "the third order does not fit: all refunded"),
-            scenario!("agent-research.json", Completed, Some(15_636), "tokens; the report works at the third try"),
+            scenario!(
+                "runs-out-of-budget.json",
+                Aborted,
+                Some(0),
+                "the third order does not fit: all refunded"
+            ),
+            scenario!(
+                "agent-research.json",
+                Completed,
+                Some(15_636),
+                "tokens; the report works at the third try"
+            ),
             scenario!("reprice-catalog.json", Completed, Some(4_000), "40 steps side by side"),
-            scenario!("dag.json", Completed, None, "a graph of steps"),
+            scenario!("dag.json", Completed, Some(865), "a graph of 17 steps, results passed on"),
             scenario!("rejected.json", Rejected, Some(0), "governance says no: nothing runs"),
         ]
     }

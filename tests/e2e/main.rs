@@ -1,3 +1,22 @@
 //! End to end, on real servers: each test has a fleet of its own, of real processes.
+//!
+//! `scenarios` and `invalid` run plan documents against tables of what must come of them; the other modules each take
+//! one side of the contract.
 
+mod control;
+mod crash;
+mod crowd;
+mod documents;
+mod drain;
+mod foreign_mux;
+mod freeze;
+mod governance;
 mod health;
+mod invalid;
+mod limits;
+mod live;
+mod poison;
+mod python;
+mod redis_loss;
+mod scenario_table;
+mod scenarios;

@@ -116,6 +116,11 @@ impl Fleet {
         &mut self.workers[number]
     }
 
+    /// The sandbox's process.
+    pub fn sandbox_process(&mut self) -> &mut Process {
+        &mut self.sandbox
+    }
+
     /// A producer that hears every event from now on.
     pub async fn producer(&self) -> Producer {
         within("no producer", Producer::connect(&self.realm)).await

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// and measures nothing.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How often is looked for what nothing announces.
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
+
 /// Waits for something, and panics with what it was if it does not come.
 pub async fn within<T>(what: impl Display, future: impl Future<Output = T>) -> T {
     let outcome = tokio::time::timeout(PATIENCE, future).await;

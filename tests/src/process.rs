@@ -1,14 +1,17 @@
 //! A process of its own: a worker or the sandbox.
 
+mod observe;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use ureq::Agent;
 
 use crate::binary::dat_binary;
-use crate::patience::{PATIENCE, within};
+use crate::patience::{LOOK, PATIENCE, within};
 
 /// What a process says on stdout, before its address, when it can be used.
 const READY: &str = "ready ";
@@ -92,6 +95,26 @@ impl Process {
         within(format_args!("{} does not end", self.name), self.child.wait())
             .await
             .expect("it can be waited for")
+    }
+
+    /// Asks it over HTTP: the status and the body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let agent: Agent =
+            Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        let url = format!("{}{path}", self.url);
+        let asked = tokio::task::spawn_blocking(move || {
+            let mut answer = agent.get(&url).call()?;
+            Ok::<_, ureq::Error>((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+        });
+        let answer = asked.await.expect("the request runs to its end");
+        answer.unwrap_or_else(|error| panic!("GET {path} of {}: {error}", self.name))
+    }
+
+    /// Asks until the answer is as wanted. For the little that nothing announces.
+    pub async fn get_until(&self, path: &str, wanted: impl Fn(&(u16, String)) -> bool) {
+        while !wanted(&self.get(path).await) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// What it logged so far.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use dat_plan::PlanKey;
 use dat_topology::{Exchange, Stage, Topology, key};
@@ -19,11 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::announcement::{Announcement, EndState};
-use crate::patience::{PATIENCE, within};
+use crate::patience::{LOOK, PATIENCE, within};
 use crate::realm::Realm;
-
-/// How often a dead-letter queue is looked at. It announces nothing, unlike all else that is waited for.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Submits, and hears every event since it was made.
 pub struct Producer {

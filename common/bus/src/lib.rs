@@ -62,7 +62,8 @@ pub struct Bus {
     publishing: Link,
     consuming: Link,
     channels: Arc<Channels>,
-    tasks: TaskTracker,
+    consumers: TaskTracker,
+    connections: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -96,13 +97,25 @@ impl Bus {
         let config = Arc::new(config);
         // [`Bus::close`] ends this bus, and not whatever else the caller stops with the same token.
         let shutdown = shutdown.child_token();
-        let tasks = TaskTracker::new();
-        let (publishing, supervisor) = Link::new("publisher", Arc::clone(&config), shutdown.clone());
-        tasks.spawn(supervisor);
-        let (consuming, supervisor) = Link::new("consumer", Arc::clone(&config), shutdown.clone());
-        tasks.spawn(supervisor);
+        let (consumers, connections, ending) =
+            (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let (publishing, supervisor) = Link::new("publisher", Arc::clone(&config), ending.clone());
+        connections.spawn(supervisor);
+        let (consuming, supervisor) = Link::new("consumer", Arc::clone(&config), ending.clone());
+        connections.spawn(supervisor);
+        // Consumers end first, each closing its channel in order, and then the connections.
+        connections.spawn({
+            let (shutdown, consumers) = (shutdown.clone(), consumers.clone());
+            async move {
+                shutdown.cancelled().await;
+                consumers.close();
+                consumers.wait().await;
+                ending.cancel();
+            }
+        });
+        connections.close();
         let channels = Arc::new(Channels::new(publishing.clone(), Arc::clone(&config)));
-        Self { config, publishing, consuming, channels, tasks, shutdown }
+        Self { config, publishing, consuming, channels, consumers, connections, shutdown }
     }
 
     /// How the connections are, without asking the broker.
@@ -125,8 +138,7 @@ impl Bus {
     /// Ends the connections, after what is queued on them has been written, and waits until they are gone.
     pub async fn close(&self) {
         self.shutdown.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.connections.wait().await;
     }
 
     /// A publisher.
@@ -177,7 +189,7 @@ impl Bus {
             deliveries,
             shutdown: self.shutdown.clone(),
         };
-        self.tasks.spawn(subscription.run());
+        self.consumers.spawn(subscription.run());
         Consumer { deliveries: taken, acker, bound: seen, exclusive }
     }
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt as _;
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep, timeout};
@@ -52,13 +54,14 @@ impl Subscription {
         let mut backoff = Backoff::default();
         while let Some(Some(live)) = self.shutdown.run_until_cancelled(self.wanted()).await {
             if let Some(channel) = self.link.open_channel(&live).await {
-                match timeout(self.patience, self.attach(&channel)).await {
-                    Ok(Ok((bound, consumer))) => {
+                match self.shutdown.run_until_cancelled(timeout(self.patience, self.attach(&channel))).await {
+                    Some(Ok(Ok((bound, consumer)))) => {
                         backoff.reset();
                         self.pump(bound, &channel, consumer, live.generation).await;
                     }
-                    Ok(Err(error)) => self.explain(&error),
-                    Err(_) => self.link.probe(live.generation).await,
+                    Some(Ok(Err(error))) => self.explain(&error),
+                    Some(Err(_)) => self.link.probe(live.generation).await,
+                    None => {}
                 }
                 link::close(channel, self.patience).await;
             }
@@ -115,7 +118,13 @@ impl Subscription {
         }
         self.acker.close();
         self.bound.send_replace(None);
-        // Before the consumer is dropped: dropping it first would cancel it on its own.
+        // RabbitMQ passes acks on to a quorum queue in portions, and forgets a portion that waits when the channel closes.
+        // Cancelling first asks the queue, and so lets the acks before it through.
+        if channel.status().connected() {
+            let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            let _ = timeout(self.patience, cancelling).await;
+        }
+        // Before the consumer is dropped: dropping it first would close the channel behind our back.
         link::close(channel.clone(), self.patience).await;
     }
 

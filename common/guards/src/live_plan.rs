@@ -81,7 +81,8 @@ impl LivePlans {
     pub async fn put_all(&self, plans: &[LivePlan]) -> Result<u64, RedisAway> {
         let values = plans.iter().map(|plan| Copied {
             key: key(PlanKey::new(plan.plan_id, plan.plan_version)),
-            version: plan.sequence,
+            // A wait begins without an event: it is newer than the same moment without one.
+            version: plan.sequence * 2 + i64::from(plan.waits_for.is_some()),
             lifetime: if plan.state.is_end() { self.lifetimes.ended } else { self.lifetimes.running },
             value: plan,
         });

@@ -409,7 +409,12 @@ impl Claim {
             return Ok(());
         };
         let Some(plan) = self.plans.get(&unit.plan).cloned() else { return Ok(()) };
-        if let Some(reason) = self.stops.forbid(&plan.tenant, plan.key, [row.connector.as_str()]) {
+        let connector = row.connector.as_str();
+        let forbidden = match unit.kind {
+            UnitKind::Action => self.stops.forbid(&plan.tenant, plan.key, [connector]),
+            UnitKind::Undo => self.stops.forbid_undo(&plan.tenant, connector),
+        };
+        if let Some(reason) = forbidden {
             self.wait(unit, row, self.now + CONTROL_WAIT, reason, None);
             return Ok(());
         }

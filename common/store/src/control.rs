@@ -80,6 +80,11 @@ pub enum ControlChange {
 pub(crate) struct Stops(BTreeMap<(String, String), Stop>);
 
 impl Stops {
+    /// Why an undo of a plan may not run, if so: a pause of the plan itself holds what goes forward, not what unwinds.
+    pub(crate) fn forbid_undo(&self, tenant: &str, connector: &str) -> Option<String> {
+        self.forbid(tenant, PlanKey::CONTROL, [connector])
+    }
+
     /// Why a plan may not act through these connectors, if so.
     pub(crate) fn forbid<'a>(
         &self,

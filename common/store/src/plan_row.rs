@@ -255,9 +255,23 @@ pub(crate) async fn write(
         &changed.iter().map(|p| p.end_reason.clone()).collect::<Vec<_>>() as &[Option<String>],
         &changed.iter().map(|p| p.revoked_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    assert_rows(written.rows_affected(), changed.len(), "plan")
+    assert_rows(written.rows_affected(), changed.len(), "plan")?;
+    let over: Vec<Uuid> = changed.iter().filter(|p| p.state.is_end()).map(|p| p.key.plan_id).collect();
+    if !over.is_empty() {
+        // A pause ends with the last open version of its plan: a later version does not start paused.
+        sqlx::query!(
+            "DELETE FROM control_state c USING UNNEST($1::uuid[]) AS over (plan_id)
+             WHERE c.scope = 'plan' AND c.subject = over.plan_id::text
+               AND NOT EXISTS (SELECT FROM execution_plan p
+                               WHERE p.plan_id = over.plan_id AND p.ended_at IS NULL)",
+            &over,
+        )
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Every guarded write says how many rows it must change.

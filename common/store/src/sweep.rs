@@ -129,9 +129,9 @@ impl Store {
         Ok(rows.len())
     }
 
-    /// Makes the log's partitions for this month and the next.
+    /// Makes the log's partitions for this month and the next: no month is shorter than 28 days.
     pub async fn ensure_partitions(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
-        for ahead in [TimeDelta::zero(), TimeDelta::days(31)] {
+        for ahead in [TimeDelta::zero(), TimeDelta::days(15), TimeDelta::days(28)] {
             sqlx::query!("SELECT ensure_event_partition($1)", (now + ahead).date_naive())
                 .fetch_one(self.pool())
                 .await?;

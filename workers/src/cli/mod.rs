@@ -96,7 +96,8 @@ impl Command {
     /// broker is not said twice.
     const fn log_level(&self) -> &'static str {
         match self {
-            Self::Worker(_) | Self::Sandbox(_) => "info",
+            // The AMQP client writes whole messages into the log; what matters of it we say ourselves.
+            Self::Worker(_) | Self::Sandbox(_) => "info,lapin=off",
             _ => "warn,dat_bus=error,lapin=off",
         }
     }

@@ -83,7 +83,6 @@ async fn forward(
     mut injected: Option<broadcast::Receiver<&'static [u8]>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    let mut all: Vec<u8> = Vec::new(); let client = injected.is_none();
     loop {
         let injection = async {
             match injected.as_mut() {
@@ -94,24 +93,15 @@ async fn forward(
         let bytes = tokio::select! {
             read = from.read(&mut buffer) => match read {
                 Ok(read) if read > 0 => &buffer[..read],
-                _ => { if client { dump(&all); } return },
+                _ => return,
             },
             injection = injection => match injection {
                 Some(bytes) => bytes,
                 None => return,
             },
         };
-        if client { all.extend_from_slice(bytes); }
         if mode.wait_for(|mode| *mode != Mode::Hold).await.is_err() || to.write_all(bytes).await.is_err() {
             return;
         }
     }
-}
-
-fn dump(all: &[u8]) {
-    let mut at = 8; let mut acked = std::collections::BTreeSet::new(); let mut tail = Vec::new();
-    while at + 7 <= all.len() { let len = u32::from_be_bytes(all[at+3..at+7].try_into().unwrap()) as usize; let body=&all[at+7..(at+7+len).min(all.len())];
-      if all[at]==1 { let cm=(body[1], body[3]); tail.push(cm); if cm==(60,80) { let tag=u64::from_be_bytes(body[4..12].try_into().unwrap()); if body[12]&1==1 { for t in 1..=tag { acked.insert(t);} } else { acked.insert(tag);} } }
-      at += 8+len; }
-    if acked.len()>0 { eprintln!("ACKED ON WIRE {} last frames {:?}", acked.len(), &tail[tail.len()-8..]); }
 }

@@ -1,1 +1,22 @@
-//! Tests.
+//! The store on a real PostgreSQL: each test in a database of its own, on the server at `DATABASE_URL`.
+//!
+//! Time is a parameter of every call, so that leases run out and periods turn without waiting. Each test fails if the
+//! guard that it is about is taken away.
+
+mod admission;
+mod budget;
+mod checks;
+mod claims;
+mod control;
+mod database;
+mod deadlock;
+mod events;
+mod fairness;
+mod fence;
+mod fleet;
+mod periods;
+mod plans;
+mod registry;
+mod relay;
+mod rollback;
+mod verdicts;

@@ -1,0 +1,182 @@
+//! The fence: a worker that lost its lease changes nothing, and what its attempt did is settled once, by a probe.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dat_plan::{PlanState, StepState};
+use dat_store::{Finding, Probe, Settled};
+
+use crate::database::{Db, at, with};
+use crate::plans::{Plan, done, error, plan, step};
+
+/// The lease of a claimed unit runs out, and the unit is claimed for a probe.
+async fn lost(db: &Db, now: DateTime<Utc>) -> Probe {
+    let expired = db.store.expire_leases(10, now).await.unwrap();
+    assert_eq!(expired.len(), 1);
+    probe(db, now).await
+}
+
+async fn probe(db: &Db, now: DateTime<Utc>) -> Probe {
+    let probes = db.store.claim_probes("prober", 10, now + TimeDelta::minutes(1), now).await.unwrap();
+    assert_eq!(probes.len(), 1);
+    probes.into_iter().next().unwrap()
+}
+
+fn one() -> Plan {
+    plan("acme", 100, vec![step("a", &[], 10, 2), step("b", &["a"], 10, 2)])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_settlement_is_fenced_and_changes_nothing() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let late = db.take(&plan, plan.unit(0), at(1)).await;
+        assert!(db.store.expire_leases(10, at(60)).await.unwrap().is_empty(), "it holds until 61");
+        for stage in 0..4 {
+            match stage {
+                0 => assert_eq!(db.store.expire_leases(10, at(61)).await.unwrap().len(), 1),
+                1 => drop(probe(&db, at(62)).await),
+                2 => {
+                    let sealed = probe(&db, at(130)).await;
+                    db.settle(&plan, &sealed.lease, Finding::Sealed, at(131)).await;
+                }
+                _ => {
+                    retry(&db, at(132)).await;
+                    db.take(&plan, plan.unit(0), at(133)).await;
+                }
+            }
+            let before = db.dump().await;
+            for finding in [done(1), error(1), Finding::NotSent { detail: String::new() }, Finding::Sealed] {
+                let report = db.settle(&plan, &late.lease, finding, at(140)).await;
+                assert_eq!(report.settled, [Settled::Fenced], "at stage {stage}");
+            }
+            assert_eq!(db.store.renew(&[late.lease.clone()], at(999)).await.unwrap(), [plan.unit(0)]);
+            assert_eq!(db.dump().await, before, "at stage {stage}");
+        }
+    })
+    .await;
+}
+
+/// The coordinator lets every failed unit be tried again.
+async fn retry(db: &Db, now: DateTime<Utc>) {
+    let failed = db.store.undecided(10, now).await.unwrap();
+    let decision = dat_plan::rollback::Decision::Retry { at: now };
+    let rulings: Vec<_> = failed.into_iter().map(|failed| dat_store::Ruling { failed, decision }).collect();
+    assert_eq!(db.store.rule(&rulings, now).await.unwrap().retries, rulings.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_settlement_beside_the_probes_own_does_not_write_under_the_probes_lease() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let late = db.take(&plan, plan.unit(0), at(1)).await;
+        let probe = lost(&db, at(61)).await;
+        // One group, as the committer of one worker gathers them: the late answer first.
+        let group = [plan.settlement(&late.lease, done(9)), plan.settlement(&probe.lease, Finding::Sealed)];
+        let report = db.store.settle(&group, at(62)).await.unwrap();
+        assert_eq!(report.settled, [Settled::Fenced, Settled::Written(StepState::Failed)]);
+        assert_eq!(db.number("SELECT settled FROM budget_account").await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_settles_once() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let claimed = db.take(&plan, plan.unit(0), at(1)).await;
+        let twice = [plan.settlement(&claimed.lease, done(1)), plan.settlement(&claimed.lease, done(1))];
+        let report = db.store.settle(&twice, at(2)).await.unwrap();
+        assert_eq!(report.settled, [Settled::Written(StepState::Completed), Settled::Fenced]);
+        let before = db.dump().await;
+        assert_eq!(db.settle(&plan, &claimed.lease, done(1), at(3)).await.settled, [Settled::Fenced]);
+        // Also where the attempt did not end the step: its outcome is not known, and no answer may tell any more.
+        let claimed = db.take(&plan, plan.unit(1), at(4)).await;
+        assert_ne!(db.dump().await, before);
+        let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
+        db.settle(&plan, &claimed.lease, unanswered, at(5)).await;
+        let before = db.dump().await;
+        assert_eq!(db.settle(&plan, &claimed.lease, done(1), at(6)).await.settled, [Settled::Fenced]);
+        assert_eq!(db.dump().await, before);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_lease_is_not_lost() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let claimed = db.take(&plan, plan.unit(0), at(1)).await;
+        assert!(db.store.renew(&[claimed.lease.clone()], at(121)).await.unwrap().is_empty());
+        assert!(db.store.expire_leases(10, at(120)).await.unwrap().is_empty());
+        let report = db.settle(&plan, &claimed.lease, done(1), at(120)).await;
+        assert_eq!(report.settled, [Settled::Written(StepState::Completed)]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_raises_the_key_and_counts_a_lost_attempt_apart() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let first = db.take(&plan, plan.unit(0), at(1)).await;
+        let sealed = lost(&db, at(61)).await;
+        assert_eq!(sealed.idempotency_key, first.idempotency_key);
+        db.settle(&plan, &sealed.lease, Finding::Sealed, at(62)).await;
+        let failed = db.store.undecided(10, at(62)).await.unwrap();
+        assert_eq!((failed[0].attempts, failed[0].lost), (1, 1));
+        assert_eq!(failed[0].last, dat_plan::rollback::OutcomeClass::Lost);
+        retry(&db, at(63)).await;
+        let second = db.take(&plan, plan.unit(0), at(64)).await;
+        assert_eq!(first.idempotency_key, format!("{}/a/1", plan.key()));
+        assert_eq!(second.idempotency_key, format!("{}/a/2", plan.key()));
+        // One that was answered by nobody in time, but whose worker came back, counts as an attempt.
+        let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
+        db.settle(&plan, &second.lease, unanswered, at(65)).await;
+        let sealed = probe(&db, at(66)).await;
+        db.settle(&plan, &sealed.lease, Finding::Sealed, at(67)).await;
+        let failed = db.store.undecided(10, at(67)).await.unwrap();
+        assert_eq!((failed[0].attempts, failed[0].lost), (2, 1));
+        assert_eq!(failed[0].last, dat_plan::rollback::OutcomeClass::TimedOut);
+        // An answer is tried again under the same key.
+        retry(&db, at(68)).await;
+        assert_eq!(db.go(&plan, plan.unit(0), error(0), at(69)).await, StepState::Failed);
+        retry(&db, at(70)).await;
+        let fourth = db.take(&plan, plan.unit(0), at(71)).await;
+        assert_eq!(fourth.idempotency_key, format!("{}/a/3", plan.key()));
+        assert_eq!(fourth.attempt, 4);
+        assert_eq!(db.number("SELECT reserved FROM budget_account").await, 12, "one attempt's action and undo");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_finds_it_done_completes_the_step_with_its_cost_once() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        db.take(&plan, plan.unit(0), at(1)).await;
+        let first = lost(&db, at(61)).await;
+        let later = Finding::CannotTell { detail: "away".to_owned(), again_at: at(70) };
+        db.settle(&plan, &first.lease, later, at(62)).await;
+        assert!(db.store.claim_probes("p", 10, at(99), at(69)).await.unwrap().is_empty(), "not due yet");
+        let second = probe(&db, at(70)).await;
+        assert_eq!((second.probes, second.attempt), (1, 1));
+        // The first prober is fenced by the second.
+        assert_eq!(db.settle(&plan, &first.lease, done(7), at(71)).await.settled, [Settled::Fenced]);
+        let report = db.settle(&plan, &second.lease, done(7), at(71)).await;
+        assert_eq!(report.settled, [Settled::Written(StepState::Completed)]);
+        assert_eq!(report.ready, [plan.unit(1)]);
+        assert_eq!(db.settle(&plan, &second.lease, done(7), at(72)).await.settled, [Settled::Fenced]);
+        assert_eq!(db.number("SELECT settled FROM budget_account").await, 7);
+        let incurred = "SELECT sum(amount)::bigint FROM budget_entry WHERE entry = 'incurred'";
+        assert_eq!(db.number(incurred).await, 7);
+        db.go(&plan, plan.unit(1), done(1), at(73)).await;
+        assert_eq!(db.plan_state(&plan).await, PlanState::Completed);
+        db.assert_sound().await;
+    })
+    .await;
+}
