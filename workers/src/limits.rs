@@ -194,11 +194,7 @@ impl Limits {
         }
         let requests: Vec<WindowRequest<'_>> = asked
             .iter()
-            .map(|(_, reservation, amount, windows)| WindowRequest {
-                reservation,
-                amount: *amount,
-                windows,
-            })
+            .map(|(_, reservation, amount, windows)| WindowRequest { reservation, amount: *amount, windows })
             .collect();
         let answers = self.token_windows.reserve(&requests).await;
         let mut lost = false;
@@ -241,15 +237,14 @@ impl Limits {
     }
 
     fn entries<'a>(&'a self, used: &'a TokenUsage) -> impl Iterator<Item = WindowEntry> + 'a {
-        self.windows
-            .iter()
-            .filter(|w| w.counts(&used.tenant, &used.connector, &used.action))
-            .map(|window| WindowEntry {
+        self.windows.iter().filter(|w| w.counts(&used.tenant, &used.connector, &used.action)).map(|window| {
+            WindowEntry {
                 window: window.at(used.reserved_at),
                 reservation: format!("{}/{}/{}", used.unit.plan, used.unit.index, used.attempt),
                 amount: used.amount,
                 settled: used.settled,
-            })
+            }
+        })
     }
 
     /// Corrects windows by what was really used.

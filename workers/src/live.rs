@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use dat_guards::{LivePlan, LivePlans, Lifetimes, RuntimeStore};
+use dat_guards::{Lifetimes, LivePlan, LivePlans, RuntimeStore};
 use dat_plan::{Currency, PlanKey};
 use dat_store::{PlanSummary, Store};
 use tokio::sync::mpsc;

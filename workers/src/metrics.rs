@@ -89,7 +89,11 @@ impl Metrics {
     pub(crate) fn new() -> Result<Self, Error> {
         let make = Maker(Registry::new());
         Ok(Self {
-            deliveries: make.counters("dat_queue_deliveries_total", "Messages taken from a queue", "queue")?,
+            deliveries: make.counters(
+                "dat_queue_deliveries_total",
+                "Messages taken from a queue",
+                "queue",
+            )?,
             parked: make.counters("dat_queue_parked_total", "Messages parked as dead letters", "queue")?,
             commit: make.histograms(
                 "dat_stage_commit_seconds",
@@ -104,8 +108,16 @@ impl Metrics {
                 "result",
                 SIZES,
             )?,
-            claims: make.counters("dat_claim_steps_total", "Steps asked for in claims, by result", "result")?,
-            attempts: make.counters("dat_step_attempts_total", "Attempts that ended, by outcome", "outcome")?,
+            claims: make.counters(
+                "dat_claim_steps_total",
+                "Steps asked for in claims, by result",
+                "result",
+            )?,
+            attempts: make.counters(
+                "dat_step_attempts_total",
+                "Attempts that ended, by outcome",
+                "outcome",
+            )?,
             attempt_duration: make.histograms(
                 "dat_step_attempt_seconds",
                 "From the claim of an attempt to its answer",
@@ -142,7 +154,11 @@ impl Metrics {
             relay_lag: make.gauge("dat_relay_lag_events", "Events that wait to be published")?,
             relay_lag_seconds: make
                 .gauge("dat_relay_lag_seconds", "Age of the oldest event that waits to be published")?,
-            units: make.gauges("dat_steps_waiting", "Steps and undos that are not over, by state", "state")?,
+            units: make.gauges(
+                "dat_steps_waiting",
+                "Steps and undos that are not over, by state",
+                "state",
+            )?,
             oldest: make.gauges(
                 "dat_steps_oldest_due_seconds",
                 "How long the oldest due step waits, by state",

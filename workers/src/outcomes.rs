@@ -82,17 +82,18 @@ async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: &mut [End
             Ok(report) => after(fleet, dispatcher, part, report).await,
             Err(refusal) if part.len() == 1 => {
                 let Some(culprit) = part.first_mut() else { continue };
-                let already_replaced = matches!(&culprit.settlement.finding, Finding::Refused { .. });
+                let already_replaced = matches!(&culprit.settlement.finding, Finding::Unusable { .. });
                 tracing::error!(plan = %culprit.settlement.lease.unit.plan, %refusal, "an outcome cannot be stored");
                 if already_replaced {
                     continue; // its lease runs out, and a probe tells what came of it
                 }
-                let cost = match &culprit.settlement.finding {
-                    Finding::Done { cost, .. } | Finding::Error { cost, .. } => *cost,
-                    _ => 0,
+                let (cost, refund) = match &culprit.settlement.finding {
+                    Finding::Done { cost, refund, .. } => (*cost, *refund),
+                    Finding::Error { cost, .. } | Finding::Refused { cost, .. } => (*cost, 0),
+                    _ => (0, 0),
                 };
                 let detail = "the answer cannot be stored by the database".to_owned();
-                culprit.settlement.finding = Finding::Refused { cost, detail };
+                culprit.settlement.finding = Finding::Unusable { cost, refund, detail };
                 parts.push((from, to));
             }
             Err(_) => {
@@ -142,7 +143,8 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
                 let cost = match &ended.settlement.finding {
                     Finding::Done { cost, .. }
                     | Finding::Error { cost, .. }
-                    | Finding::Refused { cost, .. } => *cost,
+                    | Finding::Refused { cost, .. }
+                    | Finding::Unusable { cost, .. } => *cost,
                     _ => 0,
                 };
                 match ended.attempt {

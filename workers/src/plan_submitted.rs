@@ -45,7 +45,8 @@ impl Stage for PlanSubmitted<'_> {
         let checked = check::plan(&message.body, &rules).map_err(refused)?;
         if checked.document.mode == Mode::Dry {
             // Taken for a live one it would act.
-            let message = "dry runs are not supported by this version; submit it as 'live', or use dat plan validate";
+            let message =
+                "dry runs are not supported by this version; submit it as 'live', or use dat plan validate";
             return Err(refused(vec![Fault::new("/mode", FaultCode::UnknownValue, message)]));
         }
         let package = ApprovalPackage {

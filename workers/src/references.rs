@@ -53,11 +53,11 @@ pub(crate) fn resolve_or_null(
 fn lookup(reference: &Map<String, Value>, results: &Map<String, Value>) -> Result<Value, Dangling> {
     let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
     let (step, path) = (text("$from"), text("path"));
-    results
-        .get(step)
-        .and_then(|result| result.pointer(path))
-        .cloned()
-        .ok_or_else(|| Dangling { step: step.to_owned(), path: path.to_owned(), found: "nothing" })
+    results.get(step).and_then(|result| result.pointer(path)).cloned().ok_or_else(|| Dangling {
+        step: step.to_owned(),
+        path: path.to_owned(),
+        found: "nothing",
+    })
 }
 
 type Lookup<'a> = dyn FnMut(&Map<String, Value>) -> Result<Value, Dangling> + 'a;

@@ -16,8 +16,11 @@ use crate::fleet::Fleet;
 const STREAMS: i64 = 64;
 /// Events of a stream in one round.
 const EVENTS: i64 = 200;
-/// How long a claim holds: far longer than a round with a broker that does not answer.
-const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// How long a claim holds at least. What a dead relay had claimed is published again after its claim, or by a lease's
+/// length if that is longer; nobody downstream, governance included, hears of those plans until then.
+const LEASE: TimeDelta = TimeDelta::seconds(5);
+/// How long one holds at most, where rounds take so long that another relay takes over.
+const LONGEST_LEASE: TimeDelta = TimeDelta::seconds(60);
 /// How often it looks when nobody rings.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a stream waits after an event that nobody took.
@@ -25,8 +28,11 @@ const REFUSED: TimeDelta = TimeDelta::seconds(1);
 
 /// Runs until the worker has drained; the last events are published then too.
 pub(crate) async fn run(fleet: &Fleet) {
+    let now = fleet.now();
+    let shortest = (fleet.lease_end(now) - now).max(LEASE);
+    let mut lease = shortest;
     loop {
-        match round(fleet).await {
+        match round(fleet, &mut lease, shortest).await {
             Ok(true) => continue,
             Ok(false) if fleet.closing.is_cancelled() => return,
             Ok(false) => {}
@@ -45,8 +51,8 @@ pub(crate) async fn run(fleet: &Fleet) {
 }
 
 /// One round. Gives whether there may be more.
-async fn round(fleet: &Fleet) -> Result<bool, StoreError> {
-    let streams = fleet.store.claim_streams(STREAMS, EVENTS, LEASE, fleet.now()).await?;
+async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Result<bool, StoreError> {
+    let streams = fleet.store.claim_streams(STREAMS, EVENTS, *lease, fleet.now()).await?;
     if streams.is_empty() {
         return Ok(false);
     }
@@ -89,7 +95,10 @@ async fn round(fleet: &Fleet) -> Result<bool, StoreError> {
             stream.confirmed(count, if whole { now } else { now + REFUSED })
         })
         .collect();
-    fleet.store.record_relayed(&progress).await?;
+    let recorded = fleet.store.record_relayed(&progress).await?;
+    // Taken over on the way: a claim that holds longer lets two slow relays not take over from each other for ever.
+    let whole = recorded == progress.len() as u64;
+    *lease = if whole { shortest } else { (*lease * 2).min(LONGEST_LEASE.max(shortest)) };
     fleet.metrics.relayed(published);
     Ok(all)
 }

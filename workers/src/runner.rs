@@ -169,10 +169,10 @@ fn judge(
             if holds_nul(&result) {
                 let shown: String = storable(&result.to_string()).chars().take(500).collect();
                 let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
-                return Finding::Refused { cost, detail };
+                return Finding::Unusable { cost, refund, detail };
             }
             match broken_postconditions(fleet, plan, claimed, parameters, &result) {
-                Some(detail) => Finding::Refused { cost, detail },
+                Some(detail) => Finding::Unusable { cost, refund, detail },
                 None => Finding::Done { result, cost, refund },
             }
         }

@@ -38,11 +38,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(
-        fleet: Arc<Fleet>,
-        running: Arc<Running>,
-        ended: mpsc::UnboundedSender<Ended>,
-    ) -> Self {
+    pub(crate) fn new(fleet: Arc<Fleet>, running: Arc<Running>, ended: mpsc::UnboundedSender<Ended>) -> Self {
         let slots = Arc::new(Semaphore::new(fleet.settings.slots));
         Self { fleet, slots, running, ended, claiming: Mutex::new(()), hungry: AtomicBool::new(false) }
     }

@@ -10,7 +10,8 @@ use dat_connectors::ProbeAnswer;
 use dat_plan::document::{OnUnknown, RollbackKind, RollbackScope};
 use dat_plan::rollback::{self, FailedUnit};
 use dat_store::{
-    CoordinateReport, FailedRow, Finding, NewUndo, Probe, RanStep, RollbackStart, Ruling, Settlement, StoreError,
+    CoordinateReport, FailedRow, Finding, NewUndo, Probe, RanStep, RollbackStart, Ruling, Settlement,
+    StoreError,
 };
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, mpsc};
@@ -233,17 +234,20 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let spec = plan.unit(unit);
     let connector_name = spec.map_or("", |s| s.connector).to_owned();
     let timeout = spec.map_or(0, |s| s.timeout_ms);
-    let not_after =
-        probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
+    let not_after = probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
     let answer = match fleet.connectors.get(&connector_name) {
         Some(connector) => connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT).await,
-        None => ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false },
+        None => {
+            ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false }
+        }
     };
     tracing::info!(plan = %unit.plan, step = probe.step_key, key = probe.idempotency_key, ?answer, "probed");
     let finding = match answer {
-        ProbeAnswer::Done { result, cost, .. } if holds_nul(&result) => {
-            Finding::Refused { cost, detail: "the answer cannot be stored, it holds U+0000".to_owned() }
-        }
+        ProbeAnswer::Done { result, cost, refund } if holds_nul(&result) => Finding::Unusable {
+            cost,
+            refund,
+            detail: "the answer cannot be stored, it holds U+0000".to_owned(),
+        },
         ProbeAnswer::Done { result, cost, refund } => Finding::Done { result, cost, refund },
         ProbeAnswer::Sealed => Finding::Sealed,
         ProbeAnswer::Unknown { answered: true, .. }

@@ -235,13 +235,12 @@ fn assemble(
     name: String,
     entropy: Arc<SeededEntropy>,
 ) -> Result<(Fleet, LiveWriter), CannotStart> {
-    let store =
-        Store::new(&settings.database_url, settings.worker.connections, &name).map_err(cannot)?;
+    let store = Store::new(&settings.database_url, settings.worker.connections, &name).map_err(cannot)?;
     let config = BusConfig::new(&settings.amqp_url, name.clone()).map_err(cannot)?;
     let bus = Bus::start(config, CancellationToken::new());
     let topology = Topology::new(settings.namespace.as_deref());
-    let runtime =
-        RuntimeStore::connect(&settings.redis_url, settings.redis_namespace(), REDIS_TIMEOUT).map_err(cannot)?;
+    let runtime = RuntimeStore::connect(&settings.redis_url, settings.redis_namespace(), REDIS_TIMEOUT)
+        .map_err(cannot)?;
     let limits = Limits::new(settings, &runtime).map_err(cannot)?;
     let (live, writer) = Live::new(&runtime);
     let mux = Mux::new(bus.rpc_client(None), topology.exchange(Exchange::Mux).name());

@@ -84,11 +84,9 @@ fn read_reply(body: &[u8]) -> Answer {
             cost: reply.cost,
             refund: reply.refund,
         },
-        ActionStatus::Error => Answer::Error {
-            cost: reply.cost,
-            detail,
-            retry_after_ms: reply.retry_after_ms.unwrap_or(0),
-        },
+        ActionStatus::Error => {
+            Answer::Error { cost: reply.cost, detail, retry_after_ms: reply.retry_after_ms.unwrap_or(0) }
+        }
         ActionStatus::Refused => Answer::Refused { cost: reply.cost, detail },
     }
 }
@@ -113,9 +111,7 @@ fn read_probe(body: &[u8]) -> ProbeAnswer {
             ProbeAnswer::Unknown { detail, answered: true }
         }
         ProbeStatus::Sealed => ProbeAnswer::Sealed,
-        ProbeStatus::Unknown => {
-            ProbeAnswer::Unknown { detail: "MUX cannot tell".to_owned(), answered: true }
-        }
+        ProbeStatus::Unknown => ProbeAnswer::Unknown { detail: "MUX cannot tell".to_owned(), answered: true },
     }
 }
 

@@ -330,7 +330,9 @@ impl Ledger {
         attempt: i32,
     ) -> Result<(), StoreError> {
         let key = (plan.key, step.0, attempt);
-        let Some(reservation) = self.reservations.get_mut(&key).filter(|r| r.undo_open) else { return Ok(()) };
+        let Some(reservation) = self.reservations.get_mut(&key).filter(|r| r.undo_open) else {
+            return Ok(());
+        };
         reservation.undo_open = false;
         reservation.dirty = true;
         let (rest, accounts) = (reservation.undo_amount, reservation.accounts.clone());
@@ -415,7 +417,10 @@ impl Ledger {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a ledger entry has this many parts, and this is the one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a ledger entry has this many parts, and this is the one place"
+    )]
     fn enter(
         &mut self,
         plan: &LockedPlan,
@@ -586,7 +591,9 @@ pub(crate) async fn tenant_accounts(
     for row in rows {
         let account_id = match row.account_id {
             Some(id) => id,
-            None => make_tenant_account(conn, &row.tenant, &row.currency, &row.period, row.period_start).await?,
+            None => {
+                make_tenant_account(conn, &row.tenant, &row.currency, &row.period, row.period_start).await?
+            }
         };
         found.entry((row.tenant, row.currency)).or_default().push(account_id);
     }
@@ -687,14 +694,13 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let event =
-            NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::SetBudget), now)
-                .with("actor", actor)
-                .with("tenant", limit.tenant.as_str())
-                .with("currency", limit.currency.as_str())
-                .with("period", limit.period.as_str())
-                .with("amount", limit.amount)
-                .because(reason);
+        let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::SetBudget), now)
+            .with("actor", actor)
+            .with("tenant", limit.tenant.as_str())
+            .with("currency", limit.currency.as_str())
+            .with("period", limit.period.as_str())
+            .with("amount", limit.amount)
+            .because(reason);
         event_log::append(&mut tx, &[event]).await?;
         tx.commit().await?;
         Ok(())

@@ -200,12 +200,7 @@ async fn admit_one(
     Ok(Admitted::Executing { ready: roots.into_iter().map(unit).collect() })
 }
 
-fn wait(
-    plan: &mut LockedPlan,
-    reason: String,
-    until: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> Admitted {
+fn wait(plan: &mut LockedPlan, reason: String, until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Admitted {
     let again = until.unwrap_or(now + LOOK_AGAIN).max(now + TimeDelta::milliseconds(100));
     let bound = plan.next_bound().unwrap_or(again);
     plan.wait_reason = Some(reason.clone());
@@ -217,6 +212,7 @@ fn violations(plan: &LockedPlan, admission: &Admission, events: &mut Vec<NewEven
     for violation in &admission.violations {
         events.push(
             plan.event(EventKind::ConstraintViolated, now)
+                .because(violation.get("reason").and_then(Value::as_str).unwrap_or_default())
                 .with("violation", violation.clone())
                 .with("constraint_set_hash", admission.constraints_hash.as_str())
                 .with("decision", admission.decision.clone()),

@@ -40,7 +40,9 @@ impl Store {
         loop {
             // A page is read as of one moment: the fleet goes on writing.
             let mut tx = self.begin().await?;
-            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                .execute(&mut *tx)
+                .await?;
             let page = sqlx::query!(
                 "SELECT plan_id, plan_version, partition_date, last_sequence, last_hash FROM event_stream
                  WHERE (plan_id, plan_version) > ($1, $2)
@@ -70,8 +72,13 @@ impl Store {
                 let mut chain = Chain::default();
                 for row in rows {
                     report.events += 1;
-                    let event =
-                        LoggedEvent { plan, sequence: row.sequence, kind: row.kind, at: row.at, data: row.data };
+                    let event = LoggedEvent {
+                        plan,
+                        sequence: row.sequence,
+                        kind: row.kind,
+                        at: row.at,
+                        data: row.data,
+                    };
                     chain.follow(&event, &row.hash)?;
                 }
                 chain.end(head.last_sequence, &head.last_hash);
@@ -160,7 +167,8 @@ impl Chain {
             self.faults.push(format!("event {} follows event {}", event.sequence, self.sequence));
         }
         if event.chained(&self.hash)?.as_slice() != stored {
-            self.faults.push(format!("event {} ({}) does not hash to what was chained", event.sequence, event.kind));
+            self.faults
+                .push(format!("event {} ({}) does not hash to what was chained", event.sequence, event.kind));
         }
         self.sequence = event.sequence;
         self.hash = stored.to_vec();

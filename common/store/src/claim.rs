@@ -390,7 +390,8 @@ impl Claim {
             ClaimRequest::Defer { until, reason, rate_slot, .. } => {
                 // The database's reason has the figures; a live copy only says the same again.
                 let known = row.wait_reason.clone().filter(|known| waits_for_budget(Some(known)));
-                let reason = known.filter(|_| waits_for_budget(Some(reason))).unwrap_or_else(|| reason.clone());
+                let reason =
+                    known.filter(|_| waits_for_budget(Some(reason))).unwrap_or_else(|| reason.clone());
                 self.wait(unit, &row, *until, reason, *rate_slot);
                 Ok(())
             }
@@ -433,13 +434,8 @@ impl Claim {
                 return Ok(());
             }
             let (_, account) = self.ledger.plan_account(plan.key)?;
-            let facts = GuardFacts {
-                now: self.now,
-                attempt,
-                account,
-                currency: &plan.currency,
-                results: &results,
-            };
+            let facts =
+                GuardFacts { now: self.now, attempt, account, currency: &plan.currency, results: &results };
             if let Some(guard) = guard {
                 match guard.decide(&facts) {
                     GuardVerdict::Go { decision: d, violations } => {
@@ -575,6 +571,7 @@ impl Claim {
             self.events.push(
                 plan.event(EventKind::ConstraintViolated, self.now)
                     .step(&row.step_key, attempt)
+                    .because(violation.get("reason").and_then(Value::as_str).unwrap_or_default())
                     .with("violation", violation.clone())
                     .with("decision", decision.clone()),
             );
@@ -629,7 +626,8 @@ impl Claim {
     /// What did not fit its plan's budget: refused for good if nothing that can be released would make room.
     async fn settle_refusals(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         for Short { unit, need, reason } in std::mem::take(&mut self.short) {
-            let (Some(row), Some(plan)) = (self.rows.remove(&unit), self.plans.get(&unit.plan).cloned()) else {
+            let (Some(row), Some(plan)) = (self.rows.remove(&unit), self.plans.get(&unit.plan).cloned())
+            else {
                 continue;
             };
             let held = sqlx::query_scalar!(
@@ -889,10 +887,7 @@ async fn write_taken(
     Ok(())
 }
 
-async fn write_waiting(
-    conn: &mut PgConnection,
-    waiting: &[Waiting],
-) -> Result<(), StoreError> {
+async fn write_waiting(conn: &mut PgConnection, waiting: &[Waiting]) -> Result<(), StoreError> {
     if waiting.is_empty() {
         return Ok(());
     }

@@ -101,7 +101,8 @@ impl Stops {
             .map(|stop| said("the fleet is paused".to_owned(), stop))
             .or_else(|| find("tenant", tenant).map(|stop| said(format!("tenant {tenant} is paused"), stop)))
             .or_else(|| {
-                find("plan", &plan.plan_id.to_string()).map(|stop| said("the plan is paused".to_owned(), stop))
+                find("plan", &plan.plan_id.to_string())
+                    .map(|stop| said("the plan is paused".to_owned(), stop))
             })
             .or_else(|| {
                 connectors.into_iter().find_map(|connector| {

@@ -179,8 +179,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<CoordinateReport, StoreError> {
         let mut tx = self.begin().await?;
-        let mut plans =
-            plan_row::lock(&mut tx, starts.iter().map(|s| s.plan), Contended::Skip).await?;
+        let mut plans = plan_row::lock(&mut tx, starts.iter().map(|s| s.plan), Contended::Skip).await?;
         let held = held_accounts(&mut tx, plans.keys().copied()).await?;
         let mut ledger = Ledger::open(&mut tx, plans.keys().copied(), &[], &held, now).await?;
         let mut events = Vec::new();
@@ -202,8 +201,7 @@ impl Store {
             plan.wake(None);
             plan.wait_reason = None;
             if undos.is_empty() {
-                let event =
-                    finish::end(&mut tx, &mut ledger, plan, PlanState::Aborted, now).await?;
+                let event = finish::end(&mut tx, &mut ledger, plan, PlanState::Aborted, now).await?;
                 events.append(&mut ledger.events);
                 events.push(event);
                 report.ended.push(plan.key);
@@ -333,7 +331,9 @@ async fn stuck(
     .await?;
     if let Some(row) = forward {
         events.push(
-            plan.event(EventKind::Step(StepState::Stuck), now).step(&failed.step_key, row.attempts).because(why),
+            plan.event(EventKind::Step(StepState::Stuck), now)
+                .step(&failed.step_key, row.attempts)
+                .because(why),
         );
     }
     if plan.state == PlanState::RollingBack {

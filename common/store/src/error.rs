@@ -31,9 +31,13 @@ impl From<sqlx::Error> for StoreError {
         let code = error.as_database_error().and_then(|e| e.code().map(Cow::into_owned));
         match (&error, code.as_deref()) {
             // 22: data exception; 23: integrity constraint violation; 54: a limit of the server's.
-            (_, Some(code)) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Data(error),
+            (_, Some(code)) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+                Self::Data(error)
+            }
             (sqlx::Error::Encode(_), _) => Self::Data(error),
-            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => Self::Corrupt(error.to_string()),
+            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => {
+                Self::Corrupt(error.to_string())
+            }
             _ => Self::Unavailable(error),
         }
     }

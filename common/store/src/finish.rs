@@ -76,9 +76,8 @@ async fn skip_unstarted(
     skipped.sort_by_key(|row| row.step_index);
     for row in skipped {
         let state: StepState = row.state.parse()?;
-        events.push(
-            plan.event(EventKind::Step(state), now).step(&row.step_key, row.attempts).because(reason),
-        );
+        events
+            .push(plan.event(EventKind::Step(state), now).step(&row.step_key, row.attempts).because(reason));
     }
     Ok(())
 }

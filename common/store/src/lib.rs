@@ -31,7 +31,9 @@ mod view;
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
-pub use claim::{BUDGET_WAIT, Candidate, ClaimRequest, Claimed, ClaimReport, Guard, GuardFacts, GuardVerdict, Needed};
+pub use claim::{
+    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed,
+};
 pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
 pub use error::StoreError;
@@ -40,7 +42,7 @@ pub use plan_row::Approval;
 pub use pool::Store;
 pub use registry::{Registered, Registration, StoredDocument};
 pub use relay::{ClaimedStream, Progress};
-pub use settle::{Finding, Settled, SettleReport, Settlement};
+pub use settle::{Finding, SettleReport, Settled, Settlement};
 pub use sweep::DuePlan;
 pub use verdict::{Bound, Conflict};
 pub use view::{AttemptView, Gauges, PlanSummary, PlanView, StepView};

@@ -83,7 +83,9 @@ impl LockedPlan {
         if to == PlanState::Executing && self.started_at.is_none() {
             self.started_at = Some(at);
         }
-        if !reason.is_empty() && matches!(to, PlanState::Rejected | PlanState::RollingBack | PlanState::Aborted) {
+        if !reason.is_empty()
+            && matches!(to, PlanState::Rejected | PlanState::RollingBack | PlanState::Aborted)
+        {
             self.end_reason.get_or_insert_with(|| reason.to_owned());
         }
         Ok(self.event(EventKind::Plan(to), at).because(reason))

@@ -24,9 +24,10 @@ impl Store {
         let options = PgConnectOptions::from_str(database_url)?
             .application_name(name)
             // A statement or an idle transaction that outlives these is a fault of ours; it must not stop the fleet.
+            // A worker that is frozen amid a transaction holds its plans' locks so long, and others wait for them.
             .options([
                 ("statement_timeout", "30s"),
-                ("idle_in_transaction_session_timeout", "15s"),
+                ("idle_in_transaction_session_timeout", "5s"),
                 ("lock_timeout", "10s"),
             ]);
         let pool = PgPoolOptions::new()
@@ -42,7 +43,9 @@ impl Store {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
-            other => StoreError::Corrupt(format!("the database's migrations are not this version's: {other}")),
+            other => {
+                StoreError::Corrupt(format!("the database's migrations are not this version's: {other}"))
+            }
         })
     }
 

@@ -47,6 +47,15 @@ pub enum Finding {
         /// For people.
         detail: String,
     },
+    /// The effect happened, and its answer cannot be used: it breaks a postcondition, or cannot be stored.
+    Unusable {
+        /// What it cost.
+        cost: i64,
+        /// What came back.
+        refund: i64,
+        /// For people.
+        detail: String,
+    },
     /// Certainly nothing left this worker.
     NotSent {
         /// For people.
@@ -262,18 +271,22 @@ impl Group {
             Finding::Error { cost, detail, retry_after_ms } => {
                 write.outcome = OutcomeClass::Error;
                 write.retry_after_ms = *retry_after_ms;
-                self.fail(plan, unit, row, &mut write, *cost, detail)?;
+                self.fail(plan, unit, row, &mut write, (*cost, 0), detail)?;
             }
             Finding::Refused { cost, detail } => {
                 write.outcome = OutcomeClass::Refused;
-                self.fail(plan, unit, row, &mut write, *cost, detail)?;
+                self.fail(plan, unit, row, &mut write, (*cost, 0), detail)?;
+            }
+            Finding::Unusable { cost, refund, detail } => {
+                write.outcome = OutcomeClass::Refused;
+                self.fail(plan, unit, row, &mut write, (*cost, *refund), detail)?;
             }
             Finding::NotSent { detail } => {
                 // Not the step's fault: it does not count among its attempts, and keeps its key.
                 write.outcome = OutcomeClass::Lost;
                 write.lost += 1;
                 write.sent = false;
-                self.fail(plan, unit, row, &mut write, 0, detail)?;
+                self.fail(plan, unit, row, &mut write, (0, 0), detail)?;
             }
             Finding::Unanswered { detail } => {
                 write.state = row.state.to(StepState::Unknown)?;
@@ -287,7 +300,7 @@ impl Group {
                 write.outcome = if lost { OutcomeClass::Lost } else { OutcomeClass::TimedOut };
                 write.lost += i32::from(lost);
                 write.key_number += 1;
-                self.fail(plan, unit, row, &mut write, 0, "no answer came; the probe sealed the key")?;
+                self.fail(plan, unit, row, &mut write, (0, 0), "no answer came; the probe sealed the key")?;
             }
             Finding::CannotTell { detail, again_at } => {
                 write.outcome = row.last_outcome.as_deref().unwrap_or("unknown").parse()?;
@@ -295,13 +308,14 @@ impl Group {
                 write.probes = row.probes + 1;
                 write.not_before = *again_at;
                 write.detail = Some(detail.clone());
-                write.wait_reason = Some(format!("the outcome is unknown; the probe could not tell: {detail}"));
+                write.wait_reason =
+                    Some(format!("the outcome is unknown; the probe could not tell: {detail}"));
                 return Ok(write); // no change of state: no event
             }
             Finding::GivenUp { charge } => {
                 write.outcome = OutcomeClass::Refused;
                 let detail = format!("nobody can tell the outcome; charged its max_cost {charge}");
-                self.fail(plan, unit, row, &mut write, *charge, &detail)?;
+                self.fail(plan, unit, row, &mut write, (*charge, 0), &detail)?;
             }
         }
         self.say(plan, unit, row, &write);
@@ -318,14 +332,14 @@ impl Group {
         unit: UnitKey,
         row: &Row,
         write: &mut Write,
-        cost: i64,
+        (cost, refund): (i64, i64),
         detail: &str,
     ) -> Result<(), StoreError> {
         write.state = row.state.to(StepState::Failed)?;
         write.needs_decision = true;
         write.ended_at = Some(self.now);
         write.detail = Some(detail.to_owned());
-        self.spend(plan, unit, row, write, cost, 0)?;
+        self.spend(plan, unit, row, write, cost, refund)?;
         if !write.sent && unit.kind == UnitKind::Action {
             // Nothing left: there is nothing of this attempt to undo. One that was sent before holds its own room.
             self.ledger.release_undo_of(plan, (unit.index, &row.step_key), row.attempts)?;
@@ -398,13 +412,7 @@ impl Group {
         self.events.push(event.because(write.detail.as_deref().unwrap_or_default()));
     }
 
-    fn completed(
-        &mut self,
-        plan: &mut LockedPlan,
-        unit: UnitKey,
-        row: &Row,
-        successors: &[i32],
-    ) {
+    fn completed(&mut self, plan: &mut LockedPlan, unit: UnitKey, row: &Row, successors: &[i32]) {
         plan.dirty = true;
         match unit.kind {
             UnitKind::Action => {
@@ -525,7 +533,8 @@ impl Group {
         )
         .fetch_all(conn)
         .await?;
-        let mut ready: Vec<_> = rows.into_iter().filter(|row| row.state == StepState::Ready.as_str()).collect();
+        let mut ready: Vec<_> =
+            rows.into_iter().filter(|row| row.state == StepState::Ready.as_str()).collect();
         ready.sort_by_key(|row| row.step_index);
         for row in ready {
             let kind = match row.kind.parse()? {

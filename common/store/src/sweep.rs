@@ -51,8 +51,14 @@ impl Store {
                     None => plan.wake(plan.next_bound()),
                 },
                 PlanState::Draft | PlanState::SubmittedForApproval if overdue => {
-                    abort_unstarted(&mut tx, plan, "its deadline passed before governance judged it", &mut events, now)
-                        .await?;
+                    abort_unstarted(
+                        &mut tx,
+                        plan,
+                        "its deadline passed before governance judged it",
+                        &mut events,
+                        now,
+                    )
+                    .await?;
                 }
                 PlanState::Draft | PlanState::SubmittedForApproval => plan.wake(plan.deadline),
                 PlanState::RollingBack if plan.undo_begun => plan.wake(None),
@@ -122,7 +128,8 @@ impl Store {
             } else {
                 EventKind::Step(StepState::Ready)
             };
-            events.push(plan.event(kind, now).step(&row.step_key, 0).because("found stranded by the sweeper"));
+            events
+                .push(plan.event(kind, now).step(&row.step_key, 0).because("found stranded by the sweeper"));
         }
         event_log::append(&mut tx, &events).await?;
         tx.commit().await?;

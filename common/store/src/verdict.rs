@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use dat_plan::{PlanKey, PlanState};
 use dat_plan::approval::{Outcome, Verdict};
 use dat_plan::check::CheckedVerdict;
 use dat_plan::event::NewEvent;
+use dat_plan::{PlanKey, PlanState};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -218,9 +218,8 @@ async fn apply(
             )
             .execute(conn)
             .await?;
-            events.push(
-                judged(plan.enter(PlanState::Approved, &reason, now)?).with("verdict", json!(verdict)),
-            );
+            events
+                .push(judged(plan.enter(PlanState::Approved, &reason, now)?).with("verdict", json!(verdict)));
             // Due for staging and admission at once.
             plan.wake(Some(now));
         }

@@ -74,7 +74,9 @@ fn every_fault_of_a_verdict_is_found_at_its_place() {
 
 #[test]
 fn what_a_governance_system_has_not_may_be_null() {
-    for optional in ["reason", "expires_at", "budget", "constraints", "key_id", "signature", "constraint_set_hash"] {
+    for optional in
+        ["reason", "expires_at", "budget", "constraints", "key_id", "signature", "constraint_set_hash"]
+    {
         let place = format!("/{optional}");
         let checked = verdict(&edited(&full(), &place, Some(json!(null))));
         assert!(checked.is_ok(), "{optional}: {checked:?}");

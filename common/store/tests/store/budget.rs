@@ -66,8 +66,9 @@ async fn a_random_fleet_never_spends_more_than_is_budgeted() {
 async fn a_tenants_limit_holds_over_all_of_its_plans() {
     with(async |db| {
         limit(&db, "acme", "month", 25).await;
-        let plans: Vec<_> =
-            (0..3).map(|_| plan("acme", 100, vec![step("a", &[], 10, 0), step("b", &["a"], 10, 0)])).collect();
+        let plans: Vec<_> = (0..3)
+            .map(|_| plan("acme", 100, vec![step("a", &[], 10, 0), step("b", &["a"], 10, 0)]))
+            .collect();
         for plan in &plans {
             db.start(plan, at(0)).await;
         }
@@ -81,7 +82,8 @@ async fn a_tenants_limit_holds_over_all_of_its_plans() {
         let first = &report.claimed[0].lease;
         let owner = plans.iter().find(|plan| plan.key() == first.unit.plan).unwrap();
         db.settle(owner, first, done(4), at(2)).await;
-        let waiting = plans.iter().find(|p| report.claimed.iter().all(|c| c.lease.unit.plan != p.key())).unwrap();
+        let waiting =
+            plans.iter().find(|p| report.claimed.iter().all(|c| c.lease.unit.plan != p.key())).unwrap();
         db.take(waiting, waiting.unit(0), at(10)).await;
         // A limit lowered under what is spent stops what comes next.
         limit(&db, "acme", "month", 5).await;
@@ -123,7 +125,8 @@ async fn concurrent_claims_that_make_a_tenants_account_share_one() {
 async fn what_does_not_fit_waits_while_room_can_still_come_back_and_else_is_refused_for_good() {
     with(async |db| {
         // 60 + 40 fit one after the other only if the first spends less than it may.
-        let plan = plan("acme", 60, vec![step("a", &[], 50, 5), step("b", &[], 30, 0), step("c", &[], 30, 0)]);
+        let plan =
+            plan("acme", 60, vec![step("a", &[], 50, 5), step("b", &[], 30, 0), step("c", &[], 30, 0)]);
         db.start(&plan, at(0)).await;
         let first = db.take(&plan, plan.unit(0), at(1)).await;
         let report = db.claim(&[plan.run(plan.unit(1))], at(1)).await;
@@ -135,7 +138,8 @@ async fn what_does_not_fit_waits_while_room_can_still_come_back_and_else_is_refu
         // 30 spent, and 30 more would fit but for what the undo of the first holds until the plan's end.
         let report = db.claim(&[plan.run(plan.unit(2))], at(4)).await;
         assert_eq!(report.refused, [plan.unit(2)]);
-        let last = "SELECT count(*) FROM execution_event WHERE kind = 'budget.refused' AND data->>'final' = 'true'";
+        let last =
+            "SELECT count(*) FROM execution_event WHERE kind = 'budget.refused' AND data->>'final' = 'true'";
         assert_eq!(db.number(last).await, 1);
         db.assert_sound().await;
     })

@@ -219,7 +219,8 @@ async fn a_guard_that_denies_refuses_the_step_for_good() {
     with(async |db| {
         let plan = plan("acme", 100, vec![step("a", &[], 10, 0)]);
         db.start(&plan, at(0)).await;
-        let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, .. } = plan.run(plan.unit(0)) else {
+        let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, .. } = plan.run(plan.unit(0))
+        else {
             panic!("a plan's units are run");
         };
         let guard: Option<&dyn Guard> = Some(&WantsResult);

@@ -45,7 +45,10 @@ async fn every_act_is_an_event_and_an_act_that_changes_nothing_is_none() {
         let acts = "SELECT string_agg(kind || ' by ' || (data->>'actor'), ', ' ORDER BY sequence)
                     FROM execution_event WHERE plan_version = 0";
         assert_eq!(db.text(acts).await.as_deref(), Some("control.pause by ann, control.abort by ann"));
-        assert_eq!((db.state(plan.unit(0)).await, db.state(plan.unit(1)).await), ("skipped".into(), "skipped".into()));
+        assert_eq!(
+            (db.state(plan.unit(0)).await, db.state(plan.unit(1)).await),
+            ("skipped".into(), "skipped".into())
+        );
         db.assert_sound().await;
     })
     .await;

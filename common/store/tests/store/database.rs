@@ -183,7 +183,8 @@ impl Db {
     pub(crate) async fn dump(&self) -> Vec<String> {
         let mut rows = Vec::new();
         for table in TABLES {
-            let query = format!("SELECT '{table} ' || to_jsonb(t)::text AS row FROM {table} AS t ORDER BY row");
+            let query =
+                format!("SELECT '{table} ' || to_jsonb(t)::text AS row FROM {table} AS t ORDER BY row");
             let found: Vec<String> =
                 sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&self.sql).await.unwrap();
             rows.extend(found);

@@ -8,7 +8,7 @@ use crate::database::{Db, at, with};
 use crate::plans::{Plan, done, wide};
 
 /// Enough for the unordered locks that this is about to meet, and bounded.
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 25;
 
 fn shuffled<T>(dice: &SeededEntropy, mut list: Vec<T>) -> Vec<T> {
     list.sort_by_cached_key(|_| dice.below(1_000_000));
@@ -33,13 +33,11 @@ async fn worker(db: Db, plans: Vec<Plan>, seed: u64) -> usize {
         held = shuffled(&dice, held);
         db.store.renew(&held, now + TimeDelta::minutes(5)).await.unwrap();
         let group = held.split_off(held.len() / 2);
-        let group: Vec<Settlement> =
-            group.iter().map(|lease| of(lease).settlement(lease, done(1))).collect();
+        let group: Vec<Settlement> = group.iter().map(|lease| of(lease).settlement(lease, done(1))).collect();
         // What is still held is renewed while what is done is settled: the same worker's two loops.
         let (renewed, settled) = tokio::join!(
             async {
-                let all: Vec<Lease> =
-                    held.iter().chain(group.iter().map(|s| &s.lease)).cloned().collect();
+                let all: Vec<Lease> = held.iter().chain(group.iter().map(|s| &s.lease)).cloned().collect();
                 db.store.renew(&shuffled(&dice, all), now + TimeDelta::minutes(5)).await
             },
             db.store.settle(&group, now)

@@ -123,8 +123,17 @@ async fn every_number_that_can_be_logged_reads_back_as_it_was_chained() {
     with(async move |db| {
         let dice = SeededEntropy::new(seed);
         let mut numbers = vec![
-            json!(0.1 + 0.2), json!(1e21), json!(-0.0), json!(5e-324), json!(f64::MAX), json!(1.0), json!(1e-7),
-            json!(9_007_199_254_740_993_i64), json!(i64::MIN), json!(u64::MAX), json!("\u{1F600}\u{7f}\u{2028}"),
+            json!(0.1 + 0.2),
+            json!(1e21),
+            json!(-0.0),
+            json!(5e-324),
+            json!(f64::MAX),
+            json!(1.0),
+            json!(1e-7),
+            json!(9_007_199_254_740_993_i64),
+            json!(i64::MIN),
+            json!(u64::MAX),
+            json!("\u{1F600}\u{7f}\u{2028}"),
         ];
         while numbers.len() < 2_000 {
             let number = f64::from_bits(dice.below(u64::MAX));

@@ -49,7 +49,10 @@ async fn what_is_not_due_or_does_not_run_is_no_candidate() {
         let paused = wide("other", 10, 1, 1);
         db.start(&scheduled, at(0)).await;
         db.start(&paused, at(0)).await;
-        db.store.control(&dat_store::ControlScope::Plan(paused.id()), true, "ann", "wait", at(1)).await.unwrap();
+        db.store
+            .control(&dat_store::ControlScope::Plan(paused.id()), true, "ann", "wait", at(1))
+            .await
+            .unwrap();
         let keys = async |now| {
             let found = db.store.candidates(10, now).await.unwrap();
             found.into_iter().map(|c| c.step_key).collect::<Vec<_>>()

@@ -49,7 +49,10 @@ async fn a_late_settlement_is_fenced_and_changes_nothing() {
                 let report = db.settle(&plan, &late.lease, finding, at(140)).await;
                 assert_eq!(report.settled, [Settled::Fenced], "at stage {stage}");
             }
-            assert_eq!(db.store.renew(&[late.lease.clone()], at(999)).await.unwrap(), [plan.unit(0)]);
+            assert_eq!(
+                db.store.renew(std::slice::from_ref(&late.lease), at(999)).await.unwrap(),
+                [plan.unit(0)]
+            );
             assert_eq!(db.dump().await, before, "at stage {stage}");
         }
     })
@@ -109,7 +112,7 @@ async fn a_renewed_lease_is_not_lost() {
         let plan = one();
         db.start(&plan, at(0)).await;
         let claimed = db.take(&plan, plan.unit(0), at(1)).await;
-        assert!(db.store.renew(&[claimed.lease.clone()], at(121)).await.unwrap().is_empty());
+        assert!(db.store.renew(std::slice::from_ref(&claimed.lease), at(121)).await.unwrap().is_empty());
         assert!(db.store.expire_leases(10, at(120)).await.unwrap().is_empty());
         let report = db.settle(&plan, &claimed.lease, done(1), at(120)).await;
         assert_eq!(report.settled, [Settled::Written(StepState::Completed)]);
@@ -148,7 +151,11 @@ async fn a_seal_raises_the_key_and_counts_a_lost_attempt_apart() {
         let fourth = db.take(&plan, plan.unit(0), at(71)).await;
         assert_eq!(fourth.idempotency_key, format!("{}/a/3", plan.key()));
         assert_eq!(fourth.attempt, 4);
-        assert_eq!(db.number("SELECT reserved FROM budget_account").await, 12, "one attempt's action and undo");
+        assert_eq!(
+            db.number("SELECT reserved FROM budget_account").await,
+            12,
+            "one attempt's action and undo"
+        );
     })
     .await;
 }

@@ -181,7 +181,8 @@ impl Worker {
 
     /// Writes most of what has come; the rest may come when its lease is long lost.
     async fn settle(&mut self) {
-        let (later, mut group): (Vec<_>, Vec<_>) = self.answered.drain(..).partition(|_| self.dice.below(6) == 0);
+        let (later, mut group): (Vec<_>, Vec<_>) =
+            self.answered.drain(..).partition(|_| self.dice.below(6) == 0);
         // In any order: they answer when they answer.
         group.sort_by_key(|_| self.dice.below(1_000));
         self.answered = later;
@@ -227,8 +228,7 @@ impl Worker {
         let due = store.rollbacks_due(8, now).await.unwrap();
         let undos: Vec<_> =
             due.iter().map(|key| (*key, |ran: &[RanStep]| self.plan(*key).undos(ran))).collect();
-        let starts: Vec<_> =
-            undos.iter().map(|(plan, undos)| RollbackStart { plan: *plan, undos }).collect();
+        let starts: Vec<_> = undos.iter().map(|(plan, undos)| RollbackStart { plan: *plan, undos }).collect();
         store.begin_undo(&starts, now).await.unwrap();
 
         let probes = store.claim_probes(&self.name, 8, now + TimeDelta::seconds(30), now).await.unwrap();
@@ -237,10 +237,7 @@ impl Worker {
             let plan = self.plan(unit.plan);
             let finding = match self.dice.below(4) {
                 0 => Finding::Done { result: json!({}), cost: 1, refund: 0 },
-                1 => Finding::CannotTell {
-                    detail: "away".to_owned(),
-                    again_at: now + TimeDelta::seconds(2),
-                },
+                1 => Finding::CannotTell { detail: "away".to_owned(), again_at: now + TimeDelta::seconds(2) },
                 _ => Finding::Sealed,
             };
             let settlement = plan.settlement(&probe.lease, finding);

@@ -31,8 +31,7 @@ async fn begin(db: &Db, plan: &Plan, now: DateTime<Utc>) -> CoordinateReport {
 }
 
 async fn ready(db: &Db, now: DateTime<Utc>) -> Vec<UnitKey> {
-    let mut units: Vec<_> =
-        db.store.candidates(10, now).await.unwrap().into_iter().map(|c| c.unit).collect();
+    let mut units: Vec<_> = db.store.candidates(10, now).await.unwrap().into_iter().map(|c| c.unit).collect();
     units.sort_unstable();
     units
 }
@@ -147,7 +146,10 @@ async fn an_undo_that_fails_for_good_makes_the_plan_stuck_and_what_waits_for_it_
         assert_eq!(db.state(plan.unit(1)).await, "stuck");
         assert_eq!(db.state(plan.undo(0)).await, "pending");
         assert!(ready(&db, at(7)).await.is_empty());
-        assert!(db.number("SELECT count(wait_reason) FROM execution_plan").await == 1, "it says what blocks it");
+        assert!(
+            db.number("SELECT count(wait_reason) FROM execution_plan").await == 1,
+            "it says what blocks it"
+        );
         db.assert_sound().await;
     })
     .await;

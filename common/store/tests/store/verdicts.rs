@@ -115,7 +115,8 @@ async fn a_revocation_binds_before_its_approval_which_is_then_parked() {
         assert_eq!(bind(&db, plan.verdict("r1", "revoked", &json!({}))).await, Bound::Bound);
         assert_eq!(db.plan_state(&plan).await, PlanState::Aborted);
         assert!(matches!(parked(&db, plan.approval("d1")).await, Conflict::TooLate(_)));
-        let told = "SELECT count(*) FROM execution_event WHERE kind = 'plan.aborted' AND data->>'decision_id' = 'r1'
+        let told =
+            "SELECT count(*) FROM execution_event WHERE kind = 'plan.aborted' AND data->>'decision_id' = 'r1'
                     AND data ? 'spent' AND data ? 'steps' AND data ? 'duration_ms'";
         assert_eq!(db.number(told).await, 1);
     })
