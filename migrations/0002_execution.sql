@@ -65,7 +65,7 @@ COMMENT ON TABLE execution_step IS 'One row a unit of work: each step''s action,
 COMMENT ON COLUMN execution_step.plan_id IS 'The plan.';
 COMMENT ON COLUMN execution_step.plan_version IS 'Its version.';
 COMMENT ON COLUMN execution_step.kind IS 'action, or undo (a compensation, or a step of rollback.steps).';
-COMMENT ON COLUMN execution_step.step_index IS 'Place in the document''s steps; for an undo of the step undone, or in rollback.steps.';
+COMMENT ON COLUMN execution_step.step_index IS 'Place in the document''s steps; for an undo of the step undone; rollback.steps follow after the last step.';
 COMMENT ON COLUMN execution_step.step_key IS 'The key in the document.';
 COMMENT ON COLUMN execution_step.connector IS 'Copied from the document: a disabled connector is left out of claims.';
 COMMENT ON COLUMN execution_step.action IS 'Copied from the document, for windows, figures and people.';

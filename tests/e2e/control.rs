@@ -87,9 +87,9 @@ async fn a_paused_plan_stands_still_alone() {
         producer.wait_for("the step that ran ends", |e| e.plan == plan && e.is("step.completed", "s0"));
     done.await;
     assert_eq!(fleet.plan(plan).await.summary.state, PlanState::Paused);
-    assert_eq!(sandbox.requests(plan).await.len(), 1);
     let said = explained(&fleet, plan).await;
     assert!(said.contains("the plan is paused by ann") && said.contains("wrong SKU?"), "{said}");
+    assert_eq!(sandbox.requests(plan).await.len(), 1);
     act(&fleet, &["control", "resume", "--plan", &id], "SKU is right").await;
     announced(&producer, "control.resume", &id, "SKU is right").await;
     completes(&producer, plan).await;

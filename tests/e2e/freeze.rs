@@ -1,5 +1,8 @@
 //! Workers that are frozen past their leases and then woken: what they still do comes too late to change anything.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use dat_plan::{PlanKey, PlanState, StepState};
 use dat_tests::{Fleet, FleetOptions, PlanDraft, Producer, StepDraft, WorkerOptions, eventually};
 use serde_json::json;
@@ -24,6 +27,25 @@ async fn submit_patient(producer: &Producer, name: &str) -> PlanKey {
     producer.submit(&PlanDraft::new(name).step(step).document()).await
 }
 
+/// Waits until a request that the frozen worker has in flight has had its key sealed. (One whose answer was on its way
+/// when the worker froze is found done.) Gives its plan. What is heard already was before the freeze.
+async fn taken_over(producer: &Producer) -> PlanKey {
+    let before: HashSet<String> = producer.heard().into_iter().map(|event| event.id).collect();
+    let expired = RefCell::new(HashSet::new());
+    let sealed = producer.wait_for("a key of w0 is sealed", |event| {
+        let unit = (event.plan, event.step.clone(), event.kind.starts_with("undo."));
+        if before.contains(&event.id) {
+            return false;
+        }
+        if event.data["reason"] == "the lease of w0 ran out" {
+            expired.borrow_mut().insert(unit);
+            return false;
+        }
+        event.data["outcome"] == "lost" && expired.borrow().contains(&unit)
+    });
+    sealed.await.plan
+}
+
 /// What does not change while nobody acts: all but the end of a lease, which is renewed.
 async fn story(fleet: &Fleet, plan: PlanKey) -> serde_json::Value {
     let mut view = serde_json::to_value(fleet.plan(plan).await).expect("it is JSON");
@@ -45,19 +67,12 @@ async fn a_worker_frozen_amid_200_plans_repeats_nothing_when_it_wakes() {
     sandbox.wait_for_held(MORE_THAN_ONE).await;
     fleet.worker(0).stop().await;
     fleet.worker(0).wait_until_frozen().await;
-    let expired = producer.wait_for("a lease of w0 runs out", |event| {
-        event.kind == "step.unknown" && event.data["reason"] == "the lease of w0 ran out"
-    });
-    let expired = expired.await;
-    let taken_over = producer.wait_for("its key is sealed", |event| {
-        event.plan == expired.plan && event.step == expired.step && event.data["outcome"] == "lost"
-    });
-    taken_over.await;
+    let plan = taken_over(&producer).await;
     sandbox.release().await;
     fleet.worker(0).cont().await;
     fleet.worker(0).wait_for_metric(FENCED, 1.0).await;
     crowd.check(&fleet, &producer).await;
-    let requests = sandbox.mux_summary(expired.plan).await;
+    let requests = sandbox.mux_summary(plan).await;
     assert!(requests.refused_sealed >= 1, "the request of the frozen worker was not refused: {requests:?}");
 }
 

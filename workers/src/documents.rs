@@ -106,7 +106,8 @@ impl Prepared {
     pub(crate) fn unit(&self, unit: UnitKey) -> Option<UnitSpec<'_>> {
         let index = usize::try_from(unit.index).ok()?;
         if unit.kind == UnitKind::Undo && self.document.rollback.kind == RollbackKind::Compensating {
-            let step = self.document.rollback.steps.get(index)?;
+            let place = index.checked_sub(self.document.steps.len())?;
+            let step = self.document.rollback.steps.get(place)?;
             return Some(UnitSpec {
                 connector: &step.connector,
                 action: &step.action,

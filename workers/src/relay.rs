@@ -16,8 +16,8 @@ use crate::fleet::Fleet;
 const STREAMS: i64 = 64;
 /// Events of a stream in one round.
 const EVENTS: i64 = 200;
-/// How long a claim holds at least. What a dead relay had claimed is published again after its claim, or by a lease's
-/// length if that is longer; nobody downstream, governance included, hears of those plans until then.
+/// How long a claim holds, unless a worker's lease is longer. Nobody outside, governance included, hears of what a dead
+/// relay had claimed until then.
 const LEASE: TimeDelta = TimeDelta::seconds(5);
 /// How long one holds at most, where rounds take so long that another relay takes over.
 const LONGEST_LEASE: TimeDelta = TimeDelta::seconds(60);

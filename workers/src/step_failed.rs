@@ -183,19 +183,20 @@ fn undos_of(plan: &Prepared, ran: &[RanStep]) -> Vec<NewUndo> {
         if ran.is_empty() {
             return Vec::new();
         }
-        // The plan's own list, one after the other.
+        // The plan's own list, one after the other. Their indexes follow the steps': none is the undo of a step.
+        let steps = plan.document.steps.len();
         let last = rollback.steps.len();
         return rollback
             .steps
             .iter()
             .enumerate()
             .map(|(place, step)| NewUndo {
-                index: as_index(place),
+                index: as_index(steps + place),
                 key: step.key.0.clone(),
                 connector: step.connector.clone(),
                 action: step.action.clone(),
                 waits_for: i32::from(place > 0),
-                unlocks: if place + 1 < last { vec![as_index(place + 1)] } else { Vec::new() },
+                unlocks: if place + 1 < last { vec![as_index(steps + place + 1)] } else { Vec::new() },
             })
             .collect();
     }

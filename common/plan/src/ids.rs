@@ -118,7 +118,7 @@ pub struct UnitKey {
     pub plan: PlanKey,
     /// Action or undo.
     pub kind: UnitKind,
-    /// The place of the step in the document (for an undo, of the step undone, or in `rollback.steps`).
+    /// The place of the step in the document; for an undo, of the step undone. `rollback.steps` follow after the last.
     pub index: i32,
 }
 

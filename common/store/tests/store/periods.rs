@@ -90,3 +90,19 @@ async fn an_undo_that_costs_more_than_was_held_is_an_overrun_there() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_ends_gives_back_what_it_holds_in_an_earlier_period() {
+    with(async |db| {
+        daily(&db, 100).await;
+        let plan = plan("acme", 100, vec![step("a", &[], 10, 7), step("b", &["a"], 10, 0)]);
+        db.start(&plan, at(0)).await;
+        db.go(&plan, plan.unit(0), done(4), at(1)).await;
+        assert_eq!(days(&db).await, [(4, 7)]);
+        db.go(&plan, plan.unit(1), done(2), at(DAY)).await;
+        assert_eq!(db.plan_state(&plan).await, PlanState::Completed);
+        assert_eq!(days(&db).await, [(4, 0), (2, 0)]);
+        db.assert_sound().await;
+    })
+    .await;
+}
