@@ -9,12 +9,12 @@ use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use sqlx::PgConnection;
 
 use crate::account::{Ledger, held_accounts};
-use crate::claim::unit_columns;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{self, start_rollback};
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::unit_columns::unit_columns;
 
 /// A failed unit that waits for a ruling.
 #[derive(Debug, Clone)]

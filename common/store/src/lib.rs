@@ -25,6 +25,7 @@ mod registry;
 mod relay;
 mod settle;
 mod sweep;
+mod unit_columns;
 mod verdict;
 mod view;
 

@@ -1,0 +1,193 @@
+//! Accounts and limits as operators see and set them, and what token windows are rebuilt from.
+
+use chrono::{DateTime, Utc};
+use dat_plan::budget::Account;
+use dat_plan::event::{ControlAct, EventKind, NewEvent};
+use dat_plan::{PlanKey, UnitKey, UnitKind};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::event_log;
+use crate::pool::Store;
+
+/// An account as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AccountView {
+    /// Which; the key of its live copy.
+    pub account_id: i64,
+    /// Rises with every change.
+    pub version: i64,
+    /// Who pays.
+    pub tenant: String,
+    /// Of what.
+    pub currency: String,
+    /// A plan's account.
+    pub plan: Option<PlanKey>,
+    /// A tenant's account: the period and its first day.
+    pub period: Option<(String, chrono::NaiveDate)>,
+    /// What it holds.
+    pub account: Account,
+}
+
+/// A tenant's limit for a calendar period.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct TenantLimit {
+    /// Who.
+    pub tenant: String,
+    /// Of what.
+    pub currency: String,
+    /// `day`, `month` or `year`, UTC.
+    pub period: String,
+    /// How much, smallest unit.
+    pub amount: i64,
+}
+
+/// What one attempt of a token plan reserved or spent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUsage {
+    /// The step.
+    pub unit: UnitKey,
+    /// The attempt.
+    pub attempt: i32,
+    /// Who pays.
+    pub tenant: String,
+    /// Through which connector.
+    pub connector: String,
+    /// For which action.
+    pub action: String,
+    /// When it was reserved.
+    pub reserved_at: DateTime<Utc>,
+    /// Spent where settled, else reserved; tokens.
+    pub amount: i64,
+    /// Whether it is settled.
+    pub settled: bool,
+}
+
+impl Store {
+    /// Sets what a tenant may spend in a calendar period; the present period's account takes the new limit at once.
+    pub async fn set_limit(
+        &self,
+        limit: &TenantLimit,
+        actor: &str,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "INSERT INTO budget_limit (tenant, currency, period, amount, set_at, set_by)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (tenant, currency, period)
+             DO UPDATE SET amount = excluded.amount, set_at = excluded.set_at, set_by = excluded.set_by",
+            limit.tenant,
+            limit.currency,
+            limit.period,
+            limit.amount,
+            now,
+            actor,
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "UPDATE budget_account SET limit_amount = $4, version = version + 1
+             WHERE tenant = $1 AND currency = $2 AND period = $3
+               AND period_start = date_trunc($3, $5::timestamptz AT TIME ZONE 'UTC')::date",
+            limit.tenant,
+            limit.currency,
+            limit.period,
+            limit.amount,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::SetBudget), now)
+            .with("actor", actor)
+            .with("tenant", limit.tenant.as_str())
+            .with("currency", limit.currency.as_str())
+            .with("period", limit.period.as_str())
+            .with("amount", limit.amount)
+            .because(reason);
+        event_log::append(&mut tx, &[event]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A tenant's accounts, and one plan's where asked: those with something on them, newest period first.
+    pub async fn accounts(
+        &self,
+        tenant: Option<&str>,
+        plan: Option<Uuid>,
+    ) -> Result<Vec<AccountView>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
+                    limit_amount, settled, reserved, overrun
+             FROM budget_account
+             WHERE ($1::text IS NULL OR tenant = $1) AND (plan_id = $2 OR ($2::uuid IS NULL AND plan_id IS NULL))
+             ORDER BY tenant, currency, period, period_start DESC, plan_version
+             LIMIT 1000",
+            tenant,
+            plan,
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| AccountView {
+                account_id: row.account_id,
+                version: row.version,
+                tenant: row.tenant,
+                currency: row.currency,
+                plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
+                period: row.period.zip(row.period_start),
+                account: Account {
+                    limit: row.limit_amount,
+                    settled: row.settled,
+                    reserved: row.reserved,
+                    overrun: row.overrun,
+                },
+            })
+            .collect())
+    }
+
+    /// What attempts of token plans reserved or spent since a moment: what token windows are rebuilt from.
+    pub async fn token_usage(&self, since: DateTime<Utc>) -> Result<Vec<TokenUsage>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT r.plan_id, r.plan_version, r.step_index, r.attempt, r.action_amount, r.action_open,
+                    r.reserved_at, s.tenant, s.connector, s.action, a.cost
+             FROM budget_reservation r
+             JOIN execution_plan p USING (plan_id, plan_version)
+             JOIN execution_step s USING (plan_id, plan_version, step_index)
+             JOIN step_attempt a USING (plan_id, plan_version, step_index, attempt)
+             WHERE r.reserved_at >= $1 AND p.currency = 'token' AND s.kind = 'action' AND a.kind = 'action'"#,
+            since,
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| TokenUsage {
+                unit: UnitKey {
+                    plan: PlanKey::new(row.plan_id, row.plan_version),
+                    kind: UnitKind::Action,
+                    index: row.step_index,
+                },
+                attempt: row.attempt,
+                tenant: row.tenant,
+                connector: row.connector,
+                action: row.action,
+                reserved_at: row.reserved_at,
+                amount: if row.action_open { row.action_amount } else { row.cost },
+                settled: !row.action_open,
+            })
+            .collect())
+    }
+
+    /// The limits that are set.
+    pub async fn limits(&self) -> Result<Vec<TenantLimit>, StoreError> {
+        Ok(sqlx::query_as!(
+            TenantLimit,
+            "SELECT tenant, currency, period, amount FROM budget_limit ORDER BY tenant, currency, period"
+        )
+        .fetch_all(self.pool())
+        .await?)
+    }
+}

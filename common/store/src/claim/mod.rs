@@ -1,0 +1,97 @@
+//! The claim: what may run next, in the order that priority and tenant fairness give, and the transaction that has
+//! the last word on it.
+//!
+//! Two calls. [`Store::candidates`] looks, without a lock, at what is due. The caller asks what is outside the
+//! database (Redis), and then calls [`Store::claim`], which locks the plans, reads approval, control and steps again,
+//! runs the guards, reserves the budget and hands out leases, or writes why not.
+
+mod candidate;
+mod decision;
+mod reading;
+mod request;
+mod writing;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use dat_plan::event::NewEvent;
+use dat_plan::{PlanKey, UnitKey};
+use serde_json::Value;
+
+pub use candidate::Candidate;
+pub use request::{ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed};
+
+use crate::account::Ledger;
+use crate::control::Stops;
+use crate::error::StoreError;
+use crate::plan_row::{self, Contended, LockedPlan};
+use crate::pool::Store;
+
+/// How the reason of every wait for a budget begins: what waits for one is told of once, not at every look.
+pub const BUDGET_WAIT: &str = "budget: ";
+
+impl Store {
+    /// Claims, in the order asked. One transaction: leases, reservations and events are all written, or none.
+    pub async fn claim(
+        &self,
+        requests: &[ClaimRequest<'_>],
+        worker: &str,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<ClaimReport, StoreError> {
+        let mut tx = self.begin().await?;
+        let plans = plan_row::lock(&mut tx, requests.iter().map(|r| r.unit().plan), Contended::Skip).await?;
+        let mut claim = Claim::read(&mut tx, requests, plans, worker, until, now).await?;
+        for request in requests {
+            claim.decide(request)?;
+        }
+        claim.settle_refusals(&mut tx).await?;
+        claim.write(&mut tx).await?;
+        tx.commit().await?;
+        claim.report.accounts = claim.ledger.views();
+        Ok(claim.report)
+    }
+}
+
+/// A unit's row as it is under the lock.
+#[derive(Debug, Clone)]
+struct Row {
+    step_key: String,
+    connector: String,
+    action: String,
+    attempts: i32,
+    key_number: i32,
+    epoch: i64,
+    ready_at: DateTime<Utc>,
+    wait_reason: Option<String>,
+}
+
+enum Change {
+    Run { attempt: i32, epoch: i64, key: String },
+    Wait { until: DateTime<Utc>, reason: String, rate_slot: Option<DateTime<Utc>> },
+    Refuse { reason: String },
+}
+
+/// A refusal that is final only if what undos hold does not leave room either.
+struct Short {
+    unit: UnitKey,
+    need: i64,
+    reason: String,
+}
+
+struct Claim {
+    plans: BTreeMap<PlanKey, LockedPlan>,
+    stops: Stops,
+    rows: BTreeMap<UnitKey, Row>,
+    results: BTreeMap<PlanKey, BTreeMap<i32, (String, Value)>>,
+    forward_keys: BTreeMap<UnitKey, String>,
+    levels: BTreeMap<(String, String), Vec<i64>>,
+    ledger: Ledger,
+    changes: BTreeMap<UnitKey, Change>,
+    short: Vec<Short>,
+    events: Vec<NewEvent>,
+    report: ClaimReport,
+    worker: String,
+    until: DateTime<Utc>,
+    now: DateTime<Utc>,
+}

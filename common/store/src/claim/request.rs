@@ -1,0 +1,164 @@
+//! What a claim is asked, what its guards see and say, and what it did.
+
+use chrono::{DateTime, Utc};
+use dat_plan::budget::Account;
+use dat_plan::{PlanHash, UnitKey};
+use serde_json::{Map, Value};
+
+use crate::account::AccountView;
+use crate::lease::Lease;
+
+/// Which results of other steps a claim needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Needed {
+    /// Those of these steps, by index.
+    Steps(Vec<i32>),
+    /// Those of every completed step: a predicate names `results`.
+    All,
+}
+
+/// What the runtime guards look at, read under lock.
+#[derive(Debug)]
+pub struct GuardFacts<'a> {
+    /// Now.
+    pub now: DateTime<Utc>,
+    /// The attempt that is about to be made.
+    pub attempt: i32,
+    /// The plan's account.
+    pub account: Account,
+    /// The plan's currency.
+    pub currency: &'a str,
+    /// The results asked for, by step key.
+    pub results: &'a Map<String, Value>,
+}
+
+/// What the runtime guards say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GuardVerdict {
+    /// Go; the decision is logged, and each violation of a soft rule is flagged.
+    Go {
+        /// The decision with its inputs.
+        decision: Value,
+        /// Violated soft rules.
+        violations: Vec<Value>,
+    },
+    /// Not now.
+    Wait {
+        /// When it can have changed.
+        until: DateTime<Utc>,
+        /// For people.
+        reason: String,
+        /// The decision with its inputs.
+        decision: Value,
+    },
+    /// Never.
+    Deny {
+        /// For people.
+        reason: String,
+        /// The decision with its inputs.
+        decision: Value,
+        /// Violated rules.
+        violations: Vec<Value>,
+    },
+}
+
+/// The runtime guards of one step, pure: asked under lock, so that they see what is true when the claim commits.
+pub trait Guard: Send + Sync {
+    /// Decides.
+    fn decide(&self, facts: &GuardFacts<'_>) -> GuardVerdict;
+}
+
+/// What is asked for a candidate.
+pub enum ClaimRequest<'a> {
+    /// To run it.
+    Run {
+        /// The unit.
+        unit: UnitKey,
+        /// The hash of the document that the worker will execute from.
+        hash: PlanHash,
+        /// The most the action may cost (an undo: not asked).
+        max_cost: i64,
+        /// The most its undo may cost.
+        undo_max_cost: i64,
+        /// The results it needs.
+        needs: Needed,
+        /// The runtime guards; none for an undo.
+        guard: Option<&'a dyn Guard>,
+    },
+    /// To let it wait.
+    Defer {
+        /// The unit.
+        unit: UnitKey,
+        /// Until when.
+        until: DateTime<Utc>,
+        /// Why.
+        reason: String,
+        /// The slot that the rate limit gave.
+        rate_slot: Option<DateTime<Utc>>,
+    },
+    /// To refuse it for good: no limit will ever let it pass.
+    Refuse {
+        /// The unit.
+        unit: UnitKey,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ClaimRequest<'_> {
+    /// The unit.
+    #[must_use]
+    pub const fn unit(&self) -> UnitKey {
+        match self {
+            Self::Run { unit, .. } | Self::Defer { unit, .. } | Self::Refuse { unit, .. } => *unit,
+        }
+    }
+}
+
+/// A unit that was claimed.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The right to act.
+    pub lease: Lease,
+    /// The step's key.
+    pub step_key: String,
+    /// Who pays.
+    pub tenant: String,
+    /// The plan's currency.
+    pub currency: String,
+    /// The attempt, from 1.
+    pub attempt: i32,
+    /// The key of the request.
+    pub idempotency_key: String,
+    /// An undo: the last forward key of its step.
+    pub undo_of: Option<String>,
+    /// The plan's account, with this attempt's reservation.
+    pub account: Account,
+    /// The results asked for, by step key.
+    pub results: Map<String, Value>,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// When it became ready.
+    pub ready_at: DateTime<Utc>,
+}
+
+/// What a claim did.
+#[derive(Debug, Default)]
+pub struct ClaimReport {
+    /// Claimed: to be run now.
+    pub claimed: Vec<Claimed>,
+    /// Left to wait, with a reason.
+    pub deferred: usize,
+    /// When the first of these is due.
+    pub next_due: Option<DateTime<Utc>>,
+    /// Refused for good; the Rollback Coordinator decides.
+    pub refused: Vec<UnitKey>,
+    /// Rules that did not hold, hard and soft.
+    pub violations: usize,
+    /// Units that did not fit a budget, for now or for good.
+    pub unaffordable: usize,
+    /// Left out because another transaction held the plan: worth another look soon.
+    pub contended: usize,
+    /// The accounts as they are now, for the live copies.
+    pub accounts: Vec<AccountView>,
+}

@@ -1,0 +1,185 @@
+//! Settling: what came of attempts and probes, written with its spend, its events and what it unlocked, in one
+//! transaction a group.
+
+mod decision;
+mod finding;
+mod writing;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use dat_plan::event::NewEvent;
+use dat_plan::rollback::OutcomeClass;
+use dat_plan::{PlanKey, PlanState, StepState, UnitKey};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+pub use finding::{Finding, SettleReport, Settled, Settlement};
+
+use crate::account::{Ledger, held_accounts};
+use crate::error::StoreError;
+use crate::plan_row::{self, Contended, LockedPlan};
+use crate::pool::Store;
+use crate::unit_columns::unit_columns;
+
+impl Store {
+    /// Writes what came of attempts and probes. A lease that was lost changes nothing and says so. One transaction.
+    pub async fn settle(
+        &self,
+        settlements: &[Settlement],
+        now: DateTime<Utc>,
+    ) -> Result<SettleReport, StoreError> {
+        let mut tx = self.begin().await?;
+        let keys = settlements.iter().map(|s| s.lease.unit.plan);
+        let plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
+        let rows = leased_rows(&mut tx, settlements).await?;
+        let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
+        // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
+        let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
+        let held = held_accounts(&mut tx, ending).await?;
+        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &held, now).await?;
+        let mut group = Group {
+            plans,
+            rows,
+            ledger,
+            events: Vec::new(),
+            writes: Vec::new(),
+            unlocked: BTreeMap::new(),
+            undone: Vec::new(),
+            report: SettleReport::default(),
+            now,
+        };
+        for settlement in settlements {
+            let settled = group.settle(settlement)?;
+            group.report.settled.push(settled);
+        }
+        group.write(&mut tx).await?;
+        tx.commit().await?;
+        group.report.accounts = group.ledger.views();
+        Ok(group.report)
+    }
+}
+
+/// A unit's row under its lease.
+#[derive(Debug, Clone)]
+struct Row {
+    epoch: i64,
+    step_key: String,
+    connector: String,
+    action: String,
+    state: StepState,
+    attempts: i32,
+    lost: i32,
+    key_number: i32,
+    probes: i32,
+    last_outcome: Option<String>,
+    ready_at: Option<DateTime<Utc>>,
+    started_at: Option<DateTime<Utc>>,
+    cost: i64,
+    refund: i64,
+    unlocks: Option<Vec<i32>>,
+}
+
+/// What a row becomes.
+#[derive(Debug)]
+struct Write {
+    unit: UnitKey,
+    attempt: i32,
+    state: StepState,
+    sent: bool,
+    needs_decision: bool,
+    outcome: OutcomeClass,
+    lost: i32,
+    key_number: i32,
+    probes: i32,
+    cost: i64,
+    attempt_cost: i64,
+    refund: i64,
+    result: Option<Value>,
+    detail: Option<String>,
+    wait_reason: Option<String>,
+    not_before: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+    retry_after_ms: i64,
+}
+
+struct Group {
+    plans: BTreeMap<PlanKey, LockedPlan>,
+    rows: BTreeMap<UnitKey, Row>,
+    ledger: Ledger,
+    events: Vec<NewEvent>,
+    writes: Vec<Write>,
+    /// How many of its needs each unit lost in this group.
+    unlocked: BTreeMap<UnitKey, i32>,
+    /// Undos that completed.
+    undone: Vec<UnitKey>,
+    report: SettleReport,
+    now: DateTime<Utc>,
+}
+
+/// Whether these rows may be the last that a plan waits for.
+fn may_end(plan: &LockedPlan, rows: &BTreeMap<UnitKey, Row>) -> bool {
+    let here = rows.keys().filter(|unit| unit.plan == plan.key).count();
+    let open = match plan.state {
+        PlanState::Executing => plan.steps_total - plan.steps_done,
+        PlanState::RollingBack if plan.undo_begun => plan.undos_open,
+        _ => return false,
+    };
+    usize::try_from(open).is_ok_and(|open| open <= here)
+}
+
+/// The rows that are still under these leases, locked in key order as by every statement over running rows: renewals
+/// lock no plan, and would else wait for a settlement that waits for them.
+async fn leased_rows(
+    conn: &mut PgConnection,
+    settlements: &[Settlement],
+) -> Result<BTreeMap<UnitKey, Row>, StoreError> {
+    let (ids, versions, kinds, indexes) = unit_columns(settlements.iter().map(|s| &s.lease.unit));
+    let epochs: Vec<i64> = settlements.iter().map(|s| s.lease.epoch).collect();
+    let rows = sqlx::query!(
+        "SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.connector, s.action, s.state,
+                s.lease_epoch, s.attempts, s.lost, s.key_number, s.probes, s.last_outcome, s.ready_at, s.started_at, s.cost, s.refund,
+                s.unlocks
+         FROM execution_step s
+         JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
+              AS k (plan_id, plan_version, kind, step_index, epoch)
+           USING (plan_id, plan_version, kind, step_index)
+         WHERE s.lease_epoch = k.epoch AND s.lease_until IS NOT NULL AND s.state IN ('running', 'unknown')
+         ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
+         FOR NO KEY UPDATE OF s",
+        &ids,
+        &versions,
+        &kinds,
+        &indexes,
+        &epochs,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let unit = UnitKey {
+                plan: PlanKey::new(row.plan_id, row.plan_version),
+                kind: row.kind.parse()?,
+                index: row.step_index,
+            };
+            let row = Row {
+                epoch: row.lease_epoch,
+                step_key: row.step_key,
+                connector: row.connector,
+                action: row.action,
+                state: row.state.parse()?,
+                attempts: row.attempts,
+                lost: row.lost,
+                key_number: row.key_number,
+                probes: row.probes,
+                last_outcome: row.last_outcome,
+                ready_at: row.ready_at,
+                started_at: row.started_at,
+                cost: row.cost,
+                refund: row.refund,
+                unlocks: row.unlocks,
+            };
+            Ok((unit, row))
+        })
+        .collect()
+}

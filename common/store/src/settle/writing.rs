@@ -1,0 +1,209 @@
+//! Writing a group: units, attempts, what was unlocked, plans that ended, money and events.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use dat_plan::event::EventKind;
+use dat_plan::rollback::OutcomeClass;
+use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::{Group, Write};
+use crate::error::StoreError;
+use crate::event_log;
+use crate::finish;
+use crate::plan_row;
+use crate::unit_columns::unit_columns;
+
+impl Group {
+    pub(super) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        write_rows(conn, &self.writes).await?;
+        write_attempts(conn, &self.writes, self.now).await?;
+        self.roll_back_forward_rows(conn).await?;
+        self.unlock(conn).await?;
+        let ended: Vec<(PlanKey, PlanState)> = self
+            .plans
+            .values()
+            .filter_map(|plan| match plan.state {
+                PlanState::Executing if plan.steps_done == plan.steps_total => {
+                    Some((plan.key, PlanState::Completed))
+                }
+                PlanState::RollingBack if plan.undo_begun && plan.undos_open == 0 => {
+                    Some((plan.key, PlanState::Aborted))
+                }
+                _ => None,
+            })
+            .collect();
+        for (key, state) in ended {
+            let Some(plan) = self.plans.get_mut(&key) else { continue };
+            let event = finish::end(conn, &mut self.ledger, plan, state, self.now).await?;
+            self.events.append(&mut self.ledger.events);
+            self.events.push(event);
+            self.report.ended.push((key, state));
+        }
+        self.ledger.write(conn).await?;
+        plan_row::write(conn, &self.plans).await?;
+        event_log::append(conn, &self.events).await
+    }
+
+    /// A completed undo takes its step to `rolled_back`. (A step of the plan's own rollback list has none.)
+    async fn roll_back_forward_rows(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        if self.undone.is_empty() {
+            return Ok(());
+        }
+        let (ids, versions, _, indexes) = unit_columns(self.undone.iter());
+        let rows = sqlx::query!(
+            "UPDATE execution_step AS s SET state = 'rolled_back', refund = s.refund + u.refund
+             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[]) AS k (plan_id, plan_version, step_index),
+                  execution_step u
+             WHERE s.plan_id = k.plan_id AND s.plan_version = k.plan_version AND s.step_index = k.step_index
+               AND s.kind = 'action' AND s.state = 'compensating'
+               AND u.plan_id = k.plan_id AND u.plan_version = k.plan_version AND u.step_index = k.step_index
+               AND u.kind = 'undo' AND u.step_key = s.step_key
+             RETURNING s.plan_id, s.plan_version, s.step_key, s.connector, u.action, s.attempts, u.cost AS undo_cost,
+                       u.refund, u.started_at",
+            &ids,
+            &versions,
+            &indexes,
+        )
+        .fetch_all(conn)
+        .await?;
+        for row in rows {
+            let Some(plan) = self.plans.get(&PlanKey::new(row.plan_id, row.plan_version)) else { continue };
+            self.events.push(
+                plan.event(EventKind::Step(StepState::RolledBack), self.now)
+                    .step(&row.step_key, row.attempts)
+                    .with("connector", row.connector)
+                    .with("action", row.action)
+                    .with("outcome", OutcomeClass::Ok.as_str())
+                    .with(
+                        "duration_ms",
+                        row.started_at.map_or(0, |from| (self.now - from).num_milliseconds().max(0)),
+                    )
+                    .with("attempts", row.attempts)
+                    .with("cost", row.undo_cost)
+                    .with("refund", row.refund),
+            );
+        }
+        Ok(())
+    }
+
+    async fn unlock(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        if self.unlocked.is_empty() {
+            return Ok(());
+        }
+        let (ids, versions, kinds, indexes) = unit_columns(self.unlocked.keys());
+        let met: Vec<i32> = self.unlocked.values().copied().collect();
+        let rows = sqlx::query!(
+            "UPDATE execution_step AS s
+             SET waits_for = s.waits_for - n.met,
+                 state = CASE WHEN s.waits_for = n.met THEN 'ready' ELSE s.state END,
+                 ready_at = CASE WHEN s.waits_for = n.met THEN $6 ELSE s.ready_at END
+             FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[])
+                  AS n (plan_id, plan_version, kind, step_index, met)
+             WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
+               AND s.step_index = n.step_index AND s.state = 'pending'
+             RETURNING s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.state",
+            &ids,
+            &versions,
+            &kinds,
+            &indexes,
+            &met,
+            self.now,
+        )
+        .fetch_all(conn)
+        .await?;
+        let mut ready: Vec<_> =
+            rows.into_iter().filter(|row| row.state == StepState::Ready.as_str()).collect();
+        ready.sort_by_key(|row| row.step_index);
+        for row in ready {
+            let kind = match row.kind.parse()? {
+                UnitKind::Action => EventKind::Step(StepState::Ready),
+                UnitKind::Undo => EventKind::Undo(StepState::Ready),
+            };
+            let key = PlanKey::new(row.plan_id, row.plan_version);
+            if let Some(plan) = self.plans.get(&key) {
+                self.events.push(plan.event(kind, self.now).step(&row.step_key, 0));
+                self.report.ready.push(UnitKey { plan: key, kind: row.kind.parse()?, index: row.step_index });
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn write_rows(conn: &mut PgConnection, writes: &[Write]) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let (ids, versions, kinds, indexes) = unit_columns(writes.iter().map(|w| &w.unit));
+    let written = sqlx::query!(
+        "UPDATE execution_step AS s
+         SET state = n.state, sent = s.sent OR n.sent, needs_decision = n.needs_decision,
+             last_outcome = n.outcome, lost = n.lost, key_number = n.key_number, probes = n.probes,
+             cost = n.cost, refund = n.refund, result = coalesce(n.result, s.result), detail = n.detail,
+             wait_reason = n.wait_reason, not_before = n.not_before, ended_at = n.ended_at,
+             retry_after_ms = n.retry_after_ms, lease_until = NULL
+         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::text[], $6::boolean[],
+                     $7::boolean[], $8::text[], $9::integer[], $10::integer[], $11::integer[], $12::bigint[],
+                     $13::bigint[], $14::jsonb[], $15::text[], $16::text[], $17::timestamptz[],
+                     $18::timestamptz[], $19::bigint[])
+              AS n (plan_id, plan_version, kind, step_index, state, sent, needs_decision, outcome, lost,
+                    key_number, probes, cost, refund, result, detail, wait_reason, not_before, ended_at,
+                    retry_after_ms)
+         WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
+           AND s.step_index = n.step_index AND s.state IN ('running', 'unknown')",
+        &ids,
+        &versions,
+        &kinds,
+        &indexes,
+        &writes.iter().map(|w| w.state.as_str().to_owned()).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.sent).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.needs_decision).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.outcome.as_str().to_owned()).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.lost).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.key_number).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.probes).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.cost).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.refund).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.result.clone()).collect::<Vec<_>>() as &[Option<Value>],
+        &writes.iter().map(|w| w.detail.clone()).collect::<Vec<_>>() as &[Option<String>],
+        &writes.iter().map(|w| w.wait_reason.clone()).collect::<Vec<_>>() as &[Option<String>],
+        &writes.iter().map(|w| w.not_before).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.ended_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
+        &writes.iter().map(|w| w.retry_after_ms).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    plan_row::assert_rows(written.rows_affected(), writes.len(), "step")
+}
+
+async fn write_attempts(
+    conn: &mut PgConnection,
+    writes: &[Write],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let units: BTreeSet<UnitKey> = writes.iter().map(|w| w.unit).collect();
+    debug_assert_eq!(units.len(), writes.len(), "a unit is settled once a group: its lease is consumed");
+    let (ids, versions, kinds, indexes) = unit_columns(writes.iter().map(|w| &w.unit));
+    sqlx::query!(
+        "UPDATE step_attempt AS a SET ended_at = $9, outcome = n.outcome, cost = n.cost, detail = n.detail
+         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::text[],
+                     $7::bigint[], $8::text[])
+              AS n (plan_id, plan_version, kind, step_index, attempt, outcome, cost, detail)
+         WHERE a.plan_id = n.plan_id AND a.plan_version = n.plan_version AND a.kind = n.kind
+           AND a.step_index = n.step_index AND a.attempt = n.attempt",
+        &ids,
+        &versions,
+        &kinds,
+        &indexes,
+        &writes.iter().map(|w| w.attempt).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.outcome.as_str().to_owned()).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.attempt_cost).collect::<Vec<_>>(),
+        &writes.iter().map(|w| w.detail.clone()).collect::<Vec<_>>() as &[Option<String>],
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
