@@ -45,10 +45,15 @@ async fn main() -> ExitCode {
     }
 }
 
+/// What a program needs to know of its terminal.
+const TERMINAL: [&str; 6] = ["TERM", "COLUMNS", "LINES", "NO_COLOR", "COLORTERM", "LANG"];
+
 /// Follows the plans as an operator would, in this terminal, until they have ended.
 async fn watch(fleet: &Fleet, plans: &[PlanKey]) {
     let mut command = Command::new(dat_binary());
     command.args(["plan", "watch"]).args(plans.iter().map(|plan| plan.plan_id.to_string()));
+    // Nothing of the caller's settings gets in; the terminal's own variables do.
+    command.env_clear().envs(std::env::vars().filter(|(name, _)| TERMINAL.contains(&name.as_str())));
     command.envs(fleet.realm().environment()).stdin(Stdio::null());
     let watched = tokio::task::spawn_blocking(move || command.status()).await;
     if !matches!(watched, Ok(Ok(status)) if status.success()) {

@@ -1,6 +1,6 @@
 //! An alarm: rings when told to, or at the earliest moment it was set to.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
@@ -10,6 +10,8 @@ use tokio::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     bell: Notify,
+    /// The moment became an earlier one: the waiting task waits for that instead.
+    earlier: Notify,
     next: Mutex<Option<Instant>>,
 }
 
@@ -21,32 +23,38 @@ impl Alarm {
 
     /// Rings at a moment, unless it rings sooner anyway. Kept in memory only: the sweeper rings too.
     pub(crate) fn set(&self, at: DateTime<Utc>, now: DateTime<Utc>) {
-        let wait = (at - now).to_std().unwrap_or(Duration::ZERO);
-        let at = Instant::now() + wait;
-        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let at = Instant::now() + (at - now).to_std().unwrap_or(Duration::ZERO);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         if next.is_none_or(|set| at < set) {
             *next = Some(at);
-            drop(next);
-            // The waiting task takes the earlier moment into account.
-            self.bell.notify_one();
+            self.earlier.notify_one();
         }
     }
 
     /// Waits until it rings.
     pub(crate) async fn rung(&self) {
-        let at = *self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match at {
-            None => self.bell.notified().await,
-            Some(at) => tokio::select! {
-                () = self.bell.notified() => {}
-                () = tokio::time::sleep_until(at) => {
-                    let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if next.is_some_and(|set| set <= at) {
+        loop {
+            let at = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::select! {
+                () = self.bell.notified() => return,
+                () = self.earlier.notified() => {}
+                () = until(at) => {
+                    let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Cleared only if it is this moment that came: a task that gives up waiting clears nothing.
+                    if *next == at {
                         *next = None;
                     }
+                    return;
                 }
-            },
+            }
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -56,16 +64,29 @@ mod tests {
     use chrono::TimeDelta;
 
     #[tokio::test(start_paused = true)]
-    async fn it_rings_at_the_earliest_moment_it_was_set_to() {
+    async fn it_rings_once_at_the_earliest_moment_it_was_set_to() {
         let alarm = Alarm::default();
         let now = DateTime::UNIX_EPOCH;
         let start = Instant::now();
         alarm.set(now + TimeDelta::seconds(9), now);
-        alarm.rung().await; // being set wakes the waiter once
         alarm.set(now + TimeDelta::seconds(2), now);
         alarm.rung().await;
-        alarm.rung().await;
         assert_eq!(Instant::now() - start, Duration::from_secs(2));
+        let again = tokio::time::timeout(Duration::from_mins(1), alarm.rung()).await;
+        assert!(again.is_err(), "it rang again without being set");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_moment_is_noticed_by_a_task_that_waits_already() {
+        let alarm = Alarm::default();
+        let now = DateTime::UNIX_EPOCH;
+        let start = Instant::now();
+        alarm.set(now + TimeDelta::seconds(9), now);
+        tokio::join!(alarm.rung(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            alarm.set(now + TimeDelta::seconds(3), now);
+        });
+        assert_eq!(Instant::now() - start, Duration::from_secs(4));
     }
 
     #[tokio::test(start_paused = true)]

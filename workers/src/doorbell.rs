@@ -33,7 +33,6 @@ impl Doorbell {
 /// Rings for units. A doorbell that is lost is rung again by the sweeper, so a failure here is only logged.
 pub(crate) async fn ring(fleet: &Fleet, bell: Doorbell, units: &[UnitKey]) {
     let mut rung: BTreeMap<_, usize> = BTreeMap::new();
-    let exchange = fleet.topology.exchange(Exchange::Steps);
     let messages: Vec<Message> = units
         .iter()
         .filter(|unit| {
@@ -48,9 +47,7 @@ pub(crate) async fn ring(fleet: &Fleet, bell: Doorbell, units: &[UnitKey]) {
                 "kind": unit.kind,
                 "step_index": unit.index,
             });
-            Message::json(exchange.name(), bell.routing_key(), ids.to_string())
-                .kind(bell.routing_key())
-                .mandatory(false)
+            message(fleet, bell, &ids.to_string())
         })
         .collect();
     publish(fleet, messages).await;
@@ -58,10 +55,16 @@ pub(crate) async fn ring(fleet: &Fleet, bell: Doorbell, units: &[UnitKey]) {
 
 /// Rings without naming anything: the sweeper found that something is due.
 pub(crate) async fn ring_any(fleet: &Fleet, bell: Doorbell) {
+    publish(fleet, vec![message(fleet, bell, "{}")]).await;
+}
+
+fn message(fleet: &Fleet, bell: Doorbell, ids: &str) -> Message {
     let exchange = fleet.topology.exchange(Exchange::Steps);
-    let message =
-        Message::json(exchange.name(), bell.routing_key(), "{}").kind(bell.routing_key()).mandatory(false);
-    publish(fleet, vec![message]).await;
+    Message::json(exchange.name(), bell.routing_key(), ids)
+        .kind(bell.routing_key())
+        .message_id(fleet.entropy.id().to_string())
+        .timestamp_s(u64::try_from(fleet.now().timestamp()).unwrap_or(0))
+        .mandatory(false)
 }
 
 async fn publish(fleet: &Fleet, messages: Vec<Message>) {

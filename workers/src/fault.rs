@@ -27,6 +27,8 @@ pub(crate) fn point(name: &str) {
         tracing::warn!(point = name, act, "fault point");
         let signal = if act == "kill" { "-KILL" } else { "-STOP" };
         let _ = std::process::Command::new("kill").args([signal, &std::process::id().to_string()]).status();
+        // A stop reaches every thread a moment after the signal was sent. This one goes no further until it has.
+        std::thread::sleep(std::time::Duration::from_millis(300));
     }
 }
 

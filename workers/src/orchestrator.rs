@@ -19,6 +19,12 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
     }
     let now = fleet.now();
     let prepared = fleet.documents.get(&fleet.store, plans.iter().copied()).await?;
+    let unreadable: Vec<PlanKey> =
+        plans.iter().copied().filter(|plan| !prepared.contains_key(plan)).collect();
+    if !unreadable.is_empty() {
+        let reason = "its stored document cannot be executed: was it altered after it was registered?";
+        fleet.store.abort_unstarted(&unreadable, reason, now).await?;
+    }
     let admissions: Vec<Admission> =
         prepared.iter().map(|(plan, prepared)| admission(*plan, prepared, now)).collect();
     let mut ready = Vec::new();

@@ -155,10 +155,15 @@ impl Settings {
         let settings: Self = figment
             // The four addresses by their usual names, as `make -s env` prints them; `DAT_…` goes over them.
             .merge(Env::raw().only(&["DATABASE_URL", "AMQP_URL", "AMQP_MANAGEMENT_URL", "REDIS_URL"]))
-            .merge(Env::prefixed("DAT_").split("__").ignore(&["config", "fault", "log"]).filter(|key| {
-                // Variables of the tests are not settings.
-                !key.starts_with("test_")
-            }))
+            .merge(
+                Env::prefixed("DAT_")
+                    .split("__")
+                    .ignore(&["config", "fault", "log", "bin", "ci_seconds"])
+                    .filter(|key| {
+                        // Variables of the tests are not settings.
+                        !key.starts_with("test_")
+                    }),
+            )
             .merge(Serialized::defaults(flags))
             .extract()
             .map_err(|error| BadSetting(error.to_string()))?;

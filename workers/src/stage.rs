@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use dat_bus::{ConsumeSpec, Consumer, Delivery, Message, Received};
+use dat_bus::{ConsumeSpec, Consumer, Delivery, HeaderValue, Message, PublishError, Received};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{Fault, FaultCode, PlanKey};
 use dat_store::StoreError;
@@ -21,6 +21,11 @@ use crate::fleet::Fleet;
 
 /// How many faults a parked message carries in its header.
 const FAULTS_IN_HEADER: usize = 20;
+
+/// How many characters of a pointer or a sentence it carries there; the event has all of it.
+const FAULT_CHARS: usize = 400;
+/// How many bytes of the message's own headers go with it: all headers must fit one frame, 128 KiB by default.
+const HEADER_BYTES: usize = 32 * 1024;
 
 /// Why a message is parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,11 +216,15 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
         }
     }
     fleet.bells.log.notify_one();
-    let dead = dead_letter(fleet, queue.name(), message, parked);
+    let mut dead = dead_letter(fleet, queue.name(), message, parked);
     loop {
         match fleet.publisher.publish(dead.clone()).await {
             Ok(receipt) if receipt.is_confirmed() => return true,
             Ok(receipt) => tracing::warn!(?receipt, "a dead letter was not taken; trying again"),
+            Err(PublishError::Malformed(error)) => {
+                tracing::warn!(%error, "a property cannot be sent on; the dead letter goes without");
+                dead = bare_letter(fleet, queue.name(), message, parked);
+            }
             Err(error) => tracing::warn!(%error, "a dead letter waits for the broker"),
         }
         if !pause.wait(fleet).await {
@@ -224,13 +233,18 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
     }
 }
 
+/// The message as it came, with why it is parked. Headers fit one frame of the broker: what does not is left out.
 fn dead_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) -> Message {
-    let faults: Vec<&Fault> = parked.faults.iter().take(FAULTS_IN_HEADER).collect();
-    let exchange = fleet.topology.exchange(Exchange::Dead);
-    let mut dead = Message::json(exchange.name(), queue, message.body.clone())
-        .header("x-dat-reason", parked.reason.clone())
-        .header("x-dat-faults", json!(faults).to_string());
-    dead.headers.extend(message.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut dead = bare_letter(fleet, queue, message, parked);
+    let mut room = HEADER_BYTES;
+    for (name, value) in &message.headers {
+        let size = name.len() + if let HeaderValue::Text(text) = value { text.len() } else { 8 };
+        // Why it is parked now goes over why it was parked before.
+        if size <= room && !dead.headers.contains_key(name) {
+            room -= size;
+            dead.headers.insert(name.clone(), value.clone());
+        }
+    }
     dead.message_id.clone_from(&message.message_id);
     dead.correlation_id.clone_from(&message.correlation_id);
     dead.reply_to.clone_from(&message.reply_to);
@@ -240,6 +254,30 @@ fn dead_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) 
         dead.content_type.clone_from(content_type);
     }
     dead
+}
+
+/// The body as it came, and why it is parked.
+fn bare_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) -> Message {
+    let exchange = fleet.topology.exchange(Exchange::Dead);
+    Message::json(exchange.name(), queue, message.body.clone())
+        .header("x-dat-reason", cut(&parked.reason))
+        .header("x-dat-faults", json!(header_faults(&parked.faults)).to_string())
+}
+
+/// The first faults, each cut to what a header has room for.
+fn header_faults(faults: &[Fault]) -> Vec<Fault> {
+    faults
+        .iter()
+        .take(FAULTS_IN_HEADER)
+        .map(|fault| Fault::new(cut(&fault.pointer), fault.code, cut(&fault.message)))
+        .collect()
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(FAULT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Text with what PostgreSQL does not store written out.
@@ -260,5 +298,21 @@ impl Pause {
             () = fleet.draining.cancelled() => false,
             () = sleep(wait) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_faults_of_a_header_are_few_and_short_whatever_was_sent() {
+        let long = "é".repeat(300_000);
+        let faults: Vec<Fault> =
+            (0..1_000).map(|_| Fault::new(&long, FaultCode::UnknownField, &long)).collect();
+        let header = json!(header_faults(&faults)).to_string();
+        assert!(header.len() < 64 * 1024, "{} bytes", header.len());
+        let short = [Fault::new("/steps", FaultCode::OutOfRange, "no steps")];
+        assert_eq!(header_faults(&short), short);
     }
 }

@@ -9,7 +9,7 @@ use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
 use dat_store::{ClaimReport, ClaimRequest, Claimed, Guard, StoreError};
 use dat_topology::Stage as StageName;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
@@ -72,7 +72,18 @@ impl Dispatcher {
 
     /// Claims what is due until nothing is, or the slots are used.
     pub(crate) async fn claim(&self) -> Result<(), StoreError> {
-        let _alone = self.claiming.lock().await;
+        let alone = self.claiming.lock().await;
+        self.claim_alone(&alone).await
+    }
+
+    /// The right to claim, once a slot is free. Others that would claim wait too: they could not.
+    async fn slot_is_free(&self) -> MutexGuard<'_, ()> {
+        let alone = self.claiming.lock().await;
+        drop(self.slots.acquire().await);
+        alone
+    }
+
+    async fn claim_alone(&self, _: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
         while !fleet.draining.is_cancelled() {
             let free = self.free().min(fleet.settings.batch);
@@ -262,12 +273,13 @@ impl Stage for StepDispatch<'_> {
 
     async fn commit(&self, batch: &[()]) -> Result<Vec<Disposition>, StoreError> {
         // While every slot is used the doorbells stay unacknowledged, and the next go to workers that have room.
-        tokio::select! {
-            () = self.0.fleet.draining.cancelled() => {}
-            permit = self.0.slots.acquire() => {
-                drop(permit);
-                self.0.claim().await?;
-            }
+        let alone = tokio::select! {
+            () = self.0.fleet.draining.cancelled() => None,
+            alone = self.0.slot_is_free() => Some(alone),
+        };
+        // Not within the choice above: a claim that has begun is not given up.
+        if let Some(alone) = alone {
+            self.0.claim_alone(&alone).await?;
         }
         Ok(vec![Disposition::Done; batch.len()])
     }

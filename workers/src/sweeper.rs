@@ -47,9 +47,9 @@ async fn sweep(fleet: &Fleet, chores_due: &mut DateTime<Utc>) -> Result<(), Stor
         *chores_due = now + CHORES;
         fleet.store.ensure_partitions(now).await?;
         fleet.limits.tidy();
-        let stranded = fleet.store.release_stranded(now).await?;
-        fleet.metrics.sweeper_found("stranded_step", stranded);
     }
+    let stranded = fleet.store.release_stranded(now).await?;
+    fleet.metrics.sweeper_found("stranded_step", stranded);
     let (ready, undecided) = fleet.store.unheard(now).await?;
     if ready {
         doorbell::ring_any(fleet, Doorbell::Dispatch).await;

@@ -53,10 +53,11 @@ async fn skip_unstarted(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     let rows = sqlx::query!(
-        "UPDATE execution_step
+        r#"UPDATE execution_step
          SET state = CASE WHEN sent THEN 'failed' ELSE 'skipped' END, ended_at = $3, wait_reason = NULL
          WHERE plan_id = $1 AND plan_version = $2 AND kind = 'action' AND state IN ('pending', 'ready')
-         RETURNING step_index, step_key, attempts, state",
+         RETURNING step_index, step_key, connector, action, attempts, state,
+                   coalesce(last_outcome, 'refused') AS "outcome!""#,
         plan.key.plan_id,
         plan.key.plan_version,
         now,
@@ -76,8 +77,19 @@ async fn skip_unstarted(
     skipped.sort_by_key(|row| row.step_index);
     for row in skipped {
         let state: StepState = row.state.parse()?;
-        events
-            .push(plan.event(EventKind::Step(state), now).step(&row.step_key, row.attempts).because(reason));
+        let mut event = plan.event(EventKind::Step(state), now).step(&row.step_key, row.attempts);
+        if state == StepState::Failed {
+            // It was to be tried again, and will not be.
+            event = event
+                .with("connector", row.connector)
+                .with("action", row.action)
+                .with("outcome", row.outcome)
+                .with("duration_ms", 0)
+                .with("queued_ms", 0)
+                .with("attempts", row.attempts)
+                .with("cost", 0);
+        }
+        events.push(event.because(reason));
     }
     Ok(())
 }

@@ -73,6 +73,27 @@ impl Store {
         Ok(stopped)
     }
 
+    /// Ends plans that have not started and never can.
+    pub async fn abort_unstarted(
+        &self,
+        plans: &[PlanKey],
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let mut plans = plan_row::lock(&mut tx, plans.iter().copied(), Contended::Wait).await?;
+        let mut events = Vec::new();
+        for plan in plans.values_mut() {
+            if matches!(plan.state, PlanState::Approved | PlanState::Staged) {
+                abort_unstarted(&mut tx, plan, reason, &mut events, now).await?;
+            }
+        }
+        plan_row::write(&mut tx, &plans).await?;
+        event_log::append(&mut tx, &events).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Whether anything is ready and due, and whether anything waits for the coordinator: what a lost doorbell left.
     pub async fn unheard(&self, now: DateTime<Utc>) -> Result<(bool, bool), StoreError> {
         let row = sqlx::query!(

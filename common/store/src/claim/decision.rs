@@ -245,8 +245,12 @@ impl Claim {
             plan.event(kind, self.now)
                 .step(&row.step_key, row.attempts)
                 .with("connector", row.connector.as_str())
+                .with("action", row.action.as_str())
                 .with("outcome", OutcomeClass::Refused.as_str())
+                .with("duration_ms", 0)
+                .with("queued_ms", (self.now - row.ready_at).num_milliseconds().max(0))
                 .with("attempts", row.attempts)
+                .with("cost", 0)
                 .because(&reason),
         );
         self.report.refused.push(unit);

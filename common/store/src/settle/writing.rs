@@ -62,7 +62,7 @@ impl Group {
                AND u.plan_id = k.plan_id AND u.plan_version = k.plan_version AND u.step_index = k.step_index
                AND u.kind = 'undo' AND u.step_key = s.step_key
              RETURNING s.plan_id, s.plan_version, s.step_key, s.connector, u.action, s.attempts, u.cost AS undo_cost,
-                       u.refund, u.started_at",
+                       u.refund, u.started_at, u.ready_at",
             &ids,
             &versions,
             &indexes,
@@ -71,6 +71,10 @@ impl Group {
         .await?;
         for row in rows {
             let Some(plan) = self.plans.get(&PlanKey::new(row.plan_id, row.plan_version)) else { continue };
+            let queued = row
+                .ready_at
+                .zip(row.started_at)
+                .map_or(0, |(from, to)| (to - from).num_milliseconds().max(0));
             self.events.push(
                 plan.event(EventKind::Step(StepState::RolledBack), self.now)
                     .step(&row.step_key, row.attempts)
@@ -81,6 +85,7 @@ impl Group {
                         "duration_ms",
                         row.started_at.map_or(0, |from| (self.now - from).num_milliseconds().max(0)),
                     )
+                    .with("queued_ms", queued)
                     .with("attempts", row.attempts)
                     .with("cost", row.undo_cost)
                     .with("refund", row.refund),
