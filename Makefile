@@ -33,8 +33,8 @@ demo: ## Start the whole system, run scenario plans on it, and show what came of
 test: lint sqlx-check python-env ## Check format, lints and stored queries, run every test on real servers, check licences
 	@export DAT_TEST_PYTHON='$(CURDIR)/$(VENV)/bin/python'; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(WITH_STACK) $(CARGO) test --quiet --workspace --locked --doc; \
 		$(WITH_STACK) $(CARGO) nextest run --workspace --locked $(FAULTS); \
-		$(WITH_STACK) $(CARGO) test --workspace --locked --doc; \
 	else \
 		$(WITH_STACK) $(CARGO) test --workspace --locked $(FAULTS); \
 	fi
