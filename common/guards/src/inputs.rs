@@ -28,6 +28,32 @@ pub struct Inputs {
     /// may be left out (see [`crate::Reads`]).
     #[serde(default)]
     pub results: Map<String, Value>,
+    /// How many attempts run or are unknown, by the key of a counter that counts this step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub running: BTreeMap<String, i64>,
+    /// What is on the accounts of `spend` rules that count this step, by their key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counted: BTreeMap<String, Counted>,
+    /// What this attempt would reserve: its action's `max_cost`, and its undo's where none is held yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub need: i64,
+}
+
+/// What is on the account of a `spend` rule, in the currency's smallest unit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Settled, net of refunds.
+    pub settled: i64,
+    /// Held by open reservations.
+    pub reserved: i64,
+    /// The part of it that is held for undos until the plan's end; counted for a plan's own rules only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub undos: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A plan, as predicates see it.
@@ -72,6 +98,12 @@ pub struct StepFacts {
     pub index: i32,
     /// The attempt decided on, from 1.
     pub attempt: i32,
+    /// Its connector.
+    #[serde(default)]
+    pub connector: String,
+    /// Its action.
+    #[serde(default)]
+    pub action: String,
     /// Its parameters, references resolved.
     #[serde(default)]
     pub parameters: Map<String, Value>,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::amount::{Amount, MAX};
+pub use crate::constraint::{Constraint, Enforcement, Rule};
 use crate::ids::{PlanKey, StepKey};
 
 /// Bounds of a document.
@@ -20,7 +21,7 @@ pub mod limits {
     pub const BODY_BYTES: usize = 4 * 1024 * 1024;
     /// The most steps of a plan.
     pub const STEPS: usize = 10_000;
-    /// The most constraints of a plan.
+    /// The most constraints of a plan, of a verdict, and of an operator's set.
     pub const CONSTRAINTS: usize = 256;
     /// The longest predicate, in bytes.
     pub const PREDICATE_BYTES: usize = 2_048;
@@ -40,6 +41,12 @@ pub mod limits {
     pub const LABEL_NAME_CHARS: usize = 100;
     /// The longest action, in characters; as a routing key of AMQP it may have 255 bytes with the namespace.
     pub const ACTION_CHARS: usize = 200;
+    /// The most connectors that a `capability` names, and the most actions of one.
+    pub const CAPABILITIES: usize = 256;
+    /// The most attempts that a `concurrency` lets run at once.
+    pub const CONCURRENCY: i64 = 1_000_000;
+    /// The most calls of a `rate`, in its period and at once.
+    pub const RATE: i64 = 1_000_000;
     /// The most preconditions of a step, and the most postconditions.
     pub const CONDITIONS: usize = 256;
     /// The most different predicates of a plan.
@@ -144,63 +151,6 @@ pub enum OnUnknown {
     Wait,
     /// Take the step as sent and failed, and roll back.
     Rollback,
-}
-
-/// What must hold for the plan to act.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("unevaluatedProperties" = false))]
-pub struct Constraint {
-    /// Unique within the plan; events name it.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"))]
-    pub id: String,
-    /// `hard` stops, rolls back and aborts; `soft` warns, flags and goes on.
-    pub enforcement: Enforcement,
-    /// The rule.
-    #[serde(flatten)]
-    pub rule: Rule,
-}
-
-/// What a violation does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Enforcement {
-    /// Stop, roll back, abort.
-    Hard,
-    /// Continue, warn, flag.
-    Soft,
-}
-
-/// The rules a constraint can be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Rule {
-    /// Nothing starts before or after; at least one of the two is given.
-    TimeWindow {
-        /// The first moment, inclusive.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        not_before: Option<DateTime<Utc>>,
-        /// The last moment, exclusive.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        not_after: Option<DateTime<Utc>>,
-    },
-    /// A numeric parameter of any step that has it stays within bounds; at least one bound is given.
-    Quantity {
-        /// The parameter's name, at the top level of a step's `parameters`.
-        #[schemars(length(min = 1, max = 200))]
-        parameter: String,
-        /// The least, inclusive.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        min: Option<f64>,
-        /// The most, inclusive.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        max: Option<f64>,
-    },
-    /// A CEL expression that must be true before each step.
-    Predicate {
-        /// The expression, over `now`, `plan`, `tenant`, `step`, `budget`, `results`.
-        #[schemars(length(min = 1, max = 2048))]
-        require: String,
-    },
 }
 
 /// How a plan is unwound.

@@ -11,6 +11,7 @@ pub mod approval;
 pub mod budget;
 pub mod check;
 pub mod clock;
+pub mod constraint;
 pub mod document;
 pub mod event;
 pub mod fault;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::approval::Verdict;
+use crate::constraint::ConstraintDocument;
 use crate::document::PlanDocument;
 
 /// The JSON Schema of a plan document. An optional field is absent, never `null`: a plan has one way to say a thing.
@@ -17,6 +18,14 @@ pub fn plan_document() -> Value {
 #[must_use]
 pub fn verdict() -> Value {
     schemars::schema_for!(Verdict).to_value()
+}
+
+/// The JSON Schema of an operator's constraint document; as in a plan, an optional field is absent, never `null`.
+#[must_use]
+pub fn constraint_document() -> Value {
+    let mut schema = schemars::schema_for!(ConstraintDocument).to_value();
+    refuse_null(&mut schema);
+    schema
 }
 
 /// Takes `null` out of every choice of types.

@@ -33,7 +33,7 @@ fn text(text: &str) -> CowVal<'_, '_> {
 
 impl VariableResolver for View<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
-        let Inputs { now, plan, tenant, step, budget, results } = self.inputs;
+        let Inputs { now, plan, tenant, step, budget, results, .. } = self.inputs;
         let object = |entries| {
             let object: Box<dyn Val + 'b> = Box::new(Object::new(entries, &self.meter));
             CowVal::Owned(object)

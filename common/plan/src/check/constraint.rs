@@ -3,15 +3,31 @@
 use std::collections::HashSet;
 
 use super::node::{Node, Object};
-use super::{Check, predicate};
+use super::{Check, counted, predicate};
 use crate::document::{Enforcement, limits};
 use crate::fault::FaultCode;
 use crate::ids::StepKey;
 use crate::json::{Faults, quoted};
 
+/// The kinds of rules.
+const KINDS: &str =
+    "`time_window`, `quantity`, `rate`, `concurrency`, `spend`, `risk`, `capability` or `predicate`";
 const TIME_WINDOW: &[&str] = &["id", "enforcement", "kind", "not_before", "not_after"];
 const QUANTITY: &[&str] = &["id", "enforcement", "kind", "parameter", "min", "max"];
+const RISK: &[&str] = &["id", "enforcement", "kind", "label", "max"];
 const PREDICATE: &[&str] = &["id", "enforcement", "kind", "require"];
+const DOCUMENT: &[&str] = &["format", "constraints"];
+
+/// Reads an operator's constraint document.
+pub(super) fn read_document(node: Node<'_, '_>, check: &mut Check<'_>) {
+    let Some(document) = node.object(DOCUMENT, &mut check.faults) else { return };
+    if let Some(node) = document.require("format", &mut check.faults) {
+        node.integer(1..=1, &mut check.faults);
+    }
+    if let Some(node) = document.require("constraints", &mut check.faults) {
+        read_list(node, check);
+    }
+}
 
 /// Reads a list of constraints.
 pub(super) fn read_list(node: Node<'_, '_>, check: &mut Check<'_>) {
@@ -47,6 +63,11 @@ fn read_rule(constraint: &Object<'_, '_>, check: &mut Check<'_>) {
     match kind {
         (_, "time_window") => read_time_window(constraint, &mut check.faults),
         (_, "quantity") => read_quantity(constraint, &mut check.faults),
+        (_, "rate") => counted::read_rate(constraint, check),
+        (_, "concurrency") => counted::read_concurrency(constraint, check),
+        (_, "spend") => counted::read_spend(constraint, check),
+        (_, "risk") => read_risk(constraint, &mut check.faults),
+        (_, "capability") => counted::read_capability(constraint, check),
         (_, "predicate") => {
             constraint.refuse_unknown(PREDICATE, &mut check.faults);
             if let Some(node) = constraint.require("require", &mut check.faults) {
@@ -54,9 +75,19 @@ fn read_rule(constraint: &Object<'_, '_>, check: &mut Check<'_>) {
             }
         }
         (node, other) => {
-            let message = format!("{} is not `time_window`, `quantity` or `predicate`", quoted(other));
+            let message = format!("{} is not {KINDS}", quoted(other));
             check.faults.add(&node.place, FaultCode::UnknownValue, message);
         }
+    }
+}
+
+fn read_risk(constraint: &Object<'_, '_>, faults: &mut Faults) {
+    constraint.refuse_unknown(RISK, faults);
+    if let Some(node) = constraint.get("label") {
+        node.text(1..=limits::LABEL_NAME_CHARS, faults);
+    }
+    if let Some(node) = constraint.require("max", faults) {
+        node.number(faults);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod ancestry;
 mod constraint;
+mod counted;
 mod cycle;
 mod node;
 mod plan;
@@ -22,7 +23,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::approval::{Readiness, Verdict};
-use crate::document::{Constraint, PlanDocument};
+use crate::constraint::ConstraintDocument;
+use crate::document::PlanDocument;
 use crate::fault::{Fault, FaultCode};
 use crate::graph::Graph;
 use crate::hash::PlanHash;
@@ -98,14 +100,28 @@ pub fn verdict(body: &[u8], rules: &Rules<'_>) -> Result<CheckedVerdict, Vec<Fau
     Ok(CheckedVerdict { verdict, value })
 }
 
-/// Checks a list of constraints on its own, as an operator sets one.
+/// An operator's constraint document that passed every check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedConstraints {
+    /// The document, defaults filled in.
+    pub document: ConstraintDocument,
+    /// The document as given: what is hashed and stored.
+    pub value: Value,
+    /// SHA-256 over its RFC 8785 form: what decisions, packages and verdicts name it by.
+    pub hash: PlanHash,
+}
+
+/// Checks an operator's constraint document.
 ///
-/// Fails as [`plan`] does; pointers start at the list (`/0/id`).
-pub fn constraints(body: &[u8], rules: &Rules<'_>) -> Result<Vec<Constraint>, Vec<Fault>> {
+/// Fails as [`plan`] does.
+pub fn constraint_document(body: &[u8], rules: &Rules<'_>) -> Result<CheckedConstraints, Vec<Fault>> {
     let mut check = Check::new(*rules);
     let value = json::read(body, &mut check.faults)?;
-    constraint::read_list(Node::root(&value), &mut check);
-    check.finish(&value)
+    constraint::read_document(Node::root(&value), &mut check);
+    let document = check.finish(&value)?;
+    let hash = PlanHash::of(&value)
+        .map_err(|error| vec![Fault::new("", FaultCode::WrongType, error.to_string())])?;
+    Ok(CheckedConstraints { document, value, hash })
 }
 
 /// One check under way.

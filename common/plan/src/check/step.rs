@@ -96,7 +96,8 @@ fn read_key(step: &Object<'_, '_>, faults: &mut Faults) {
     }
 }
 
-fn read_connector<'v>(node: Node<'v, '_>, check: &mut Check<'_>) -> Option<&'v str> {
+/// The name of a connector that this fleet has.
+pub(super) fn read_connector<'v>(node: Node<'v, '_>, check: &mut Check<'_>) -> Option<&'v str> {
     let name = node.any_text(&mut check.faults)?;
     if check.rules.connectors.contains(name) {
         return Some(name);

@@ -1,12 +1,10 @@
 //! The contract, field by field: defaults, bounds, the hash, the report.
 
-use dat_plan::document::{
-    Constraint, Mode, OnUnknown, PlanDocument, Retry, Rollback, RollbackKind, RollbackScope, Rule,
-};
+use dat_plan::document::{Mode, OnUnknown, PlanDocument, Retry, Rollback, RollbackKind, RollbackScope, Rule};
 use dat_plan::{FaultCode, check};
 use serde_json::{Value, json};
 
-use super::{document, edited, faults, own, read, submit, with_rules};
+use super::{document, edited, faults, own, read, submit};
 
 fn checked(document: &Value) -> check::Checked {
     submit(document.to_string().as_bytes()).unwrap_or_else(|faults| panic!("{faults:?}"))
@@ -243,16 +241,4 @@ fn the_report_counts_and_warns() {
     assert_eq!(warnings, ["cannot be undone if a later step fails: second"]);
     let scoped = edited(&behind, "/rollback", Some(json!({"scope": "step"})));
     assert_eq!(checked(&scoped).readiness.warnings, [""; 0], "only the failed step is undone");
-}
-
-#[test]
-fn constraints_are_checked_alone_too() {
-    let body = br#"[{"id": "a", "kind": "quantity", "enforcement": "soft", "parameter": "q", "max": 1}]"#;
-    let read: Vec<Constraint> =
-        with_rules(|rules| check::constraints(body, rules)).unwrap_or_else(|faults| panic!("{faults:?}"));
-    assert_eq!(read.len(), 1);
-    let faults = with_rules(|rules| check::constraints(br#"[{"id": "a"}, 1]"#, rules));
-    let pointers: Vec<String> =
-        faults.err().unwrap_or_default().into_iter().map(|fault| fault.pointer).collect();
-    assert_eq!(pointers, ["/0/enforcement", "/0/kind", "/1"]);
 }

@@ -1,6 +1,7 @@
 //! The checks of plans and verdicts, over documents as they come from outside.
 
 mod collection;
+mod constraints;
 mod contract;
 mod limits;
 mod mutation;
