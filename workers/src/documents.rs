@@ -15,6 +15,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
 
+use crate::operators::Binding;
 use crate::references;
 
 /// How many bytes of documents a worker keeps.
@@ -141,11 +142,16 @@ impl Prepared {
         }
     }
 
-    /// The results that a unit needs.
-    pub(crate) fn needs(&self, unit: UnitKey) -> Needed {
+    /// The results that a unit needs, those that operators' rules read among them.
+    pub(crate) fn needs(&self, unit: UnitKey, operators: &Binding) -> Needed {
         let step = usize::try_from(unit.index).ok().and_then(|index| self.steps.get(index));
         match (unit.kind, step) {
-            (UnitKind::Action, Some(step)) => step.needs.clone(),
+            (UnitKind::Action, Some(step)) => {
+                let reads =
+                    operators.applicable().fold(Reads::default(), |reads, set| reads.union(&set.reads()));
+                // Which keys a plan has is not an operator's to know: a rule that reads results reads any.
+                if reads.results.any() { Needed::All } else { step.needs.clone() }
+            }
             (UnitKind::Undo, _) => {
                 let index = self.document.steps.iter().map(|s| s.key.0.clone()).zip(0..).collect();
                 let none = Map::new();

@@ -16,6 +16,7 @@ use crate::documents::Documents;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::operators::Operators;
 use crate::settings::WorkerSettings;
 
 /// One worker process.
@@ -29,6 +30,7 @@ pub(crate) struct Fleet {
     pub(crate) topology: Topology,
     pub(crate) connectors: Connectors,
     pub(crate) documents: Documents,
+    pub(crate) operators: Operators,
     pub(crate) limits: Limits,
     pub(crate) live: Live,
     pub(crate) metrics: Metrics,

@@ -1,7 +1,10 @@
 //! The Execution Orchestrator: stages approved plans, admits them, and rings for their first steps.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
-use dat_guards::{BudgetFacts, Decision, Inputs, Verdict};
+use dat_guards::{BudgetFacts, Counts, Decision, Inputs, Verdict};
 use dat_plan::document::OnUnknown;
 use dat_plan::{Currency, PlanKey};
 use dat_store::{Admission, Admitted, Blocked, StagedStep, StoreError};
@@ -11,6 +14,9 @@ use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
 use crate::fleet::Fleet;
 use crate::guard;
+use crate::operators::Binding;
+
+type Documents = BTreeMap<PlanKey, Arc<Prepared>>;
 
 /// Stages and admits plans. Those that are not approved or staged any more are left as they are.
 pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreError> {
@@ -25,11 +31,21 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
         let reason = "its stored document cannot be executed: was it altered after it was registered?";
         fleet.store.abort_unstarted(&unreadable, reason, now).await?;
     }
-    let admissions: Vec<Admission> =
-        prepared.iter().map(|(plan, prepared)| admission(*plan, prepared, now)).collect();
     let mut ready = Vec::new();
-    for (plan, admitted) in fleet.store.admit(&admissions, now).await? {
+    let mut answers = ask(fleet, &prepared, now).await?;
+    if answers.iter().any(|(_, admitted)| *admitted == Admitted::Stale) {
+        // An operator has set other rules since. What was decided meanwhile is decided: it has moved on.
+        fleet.operators.refresh(&fleet.store).await?;
+        let behind =
+            |plan: &PlanKey| answers.iter().any(|(key, said)| key == plan && *said == Admitted::Stale);
+        let again: Documents = prepared.into_iter().filter(|(plan, _)| behind(plan)).collect();
+        answers.retain(|(_, admitted)| *admitted != Admitted::Stale);
+        answers.extend(ask(fleet, &again, now).await?);
+    }
+    for (plan, admitted) in answers {
         match admitted {
+            // Set again at this very moment: it is due at once, and the sweeper asks.
+            Admitted::Stale => {}
             Admitted::Executing { ready: units } => {
                 tracing::info!(%plan, ready = units.len(), "executing");
                 ready.extend(units);
@@ -48,8 +64,22 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
     Ok(())
 }
 
+async fn ask(
+    fleet: &Fleet,
+    documents: &Documents,
+    now: DateTime<Utc>,
+) -> Result<Vec<(PlanKey, Admitted)>, StoreError> {
+    let admissions: Vec<Admission> = documents
+        .iter()
+        .map(|(plan, prepared)| {
+            admission(*plan, prepared, &fleet.operators.binding(&prepared.document.tenant), now)
+        })
+        .collect();
+    fleet.store.admit(&admissions, now).await
+}
+
 /// What the document says of staging, and what the constraint engine says of admission.
-fn admission(plan: PlanKey, prepared: &Prepared, now: DateTime<Utc>) -> Admission {
+fn admission(plan: PlanKey, prepared: &Prepared, operators: &Binding, now: DateTime<Utc>) -> Admission {
     let document = &prepared.document;
     let inputs = Inputs {
         now,
@@ -63,8 +93,13 @@ fn admission(plan: PlanKey, prepared: &Prepared, now: DateTime<Utc>) -> Admissio
             currency: Currency(document.budget.currency.0.clone()),
         },
         results: serde_json::Map::new(),
+        counts: Counts::default(),
     };
-    let decision = prepared.constraints.admission(&inputs, &document.steps);
+    let own = prepared.constraints.admission(&inputs, document);
+    let decision =
+        operators.applicable().map(|set| set.admission(&inputs, document)).fold(own, Decision::and);
+    let has_rules = prepared.has_constraints() || operators.applicable().any(|set| !set.is_empty());
+    let heads = operators.heads();
     let steps = document
         .steps
         .iter()
@@ -91,8 +126,9 @@ fn admission(plan: PlanKey, prepared: &Prepared, now: DateTime<Utc>) -> Admissio
         irreversible: document.steps.iter().filter(|s| s.irreversible).map(|s| s.key.0.clone()).collect(),
         constraints: prepared.constraints_json.clone(),
         constraints_hash: prepared.constraints_hash.clone(),
-        decision: guard::log(&decision, prepared, prepared.has_constraints().then_some(&inputs)),
-        blocked: blocked(&decision, now),
+        decision: guard::log(&decision, "admission", prepared, &heads, has_rules.then_some(&inputs)),
+        operators: heads,
+        blocked: operators.rules().err().map(|reason| later(reason, now)).or_else(|| blocked(&decision, now)),
         violations: decision.violations.iter().map(|v| json!(v)).collect::<Vec<Value>>(),
     }
 }
@@ -105,7 +141,11 @@ fn blocked(decision: &Decision, now: DateTime<Utc>) -> Option<Blocked> {
         Some(until) => Some(until),
         None if decision.is_lasting() => None,
         // It can change with what is not a moment: looked at again soon.
-        None => Some(now + chrono::TimeDelta::seconds(2)),
+        None => return Some(later(guard::reasons(decision), now)),
     };
     Some(Blocked { reason: guard::reasons(decision), until })
+}
+
+fn later(reason: String, now: DateTime<Utc>) -> Blocked {
+    Blocked { reason, until: Some(now + chrono::TimeDelta::seconds(2)) }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_connectors::{Answer, Call};
-use dat_guards::{BudgetFacts, Inputs, StepFacts, Verdict};
+use dat_guards::{BudgetFacts, Counts, Decision, Inputs, StepFacts, Verdict};
 use dat_plan::mux::ActionRequest;
 use dat_plan::{Currency, UnitKey, UnitKind};
 use dat_store::{Claimed, Finding, Lease, Settlement};
@@ -74,10 +74,10 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
         attempt = claimed.attempt,
         trace_id = trace::trace_id(&claimed.traceparent),
     );
-    let finding = async {
-        let finding = run(fleet, plan, &claimed).await;
+    let (finding, decision) = async {
+        let (finding, decision) = run(fleet, plan, &claimed).await;
         tracing::debug!(?finding, "ended");
-        finding
+        (finding, decision)
     }
     .instrument(span)
     .await;
@@ -90,7 +90,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
     };
     let connector = plan.unit(unit).map_or("", |spec| spec.connector).to_owned();
     Ended::attempt(
-        Settlement { lease: claimed.lease, finding, successors },
+        Settlement { lease: claimed.lease, finding, successors, decision },
         connector,
         claimed.currency,
         claimed.attempt,
@@ -98,9 +98,12 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
     )
 }
 
-async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Finding {
+/// What came of the attempt, and the decision on its postconditions, for the log.
+type Judged = (Finding, Option<Value>);
+
+async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
     let unit = claimed.lease.unit;
-    let not_sent = |detail: &str| Finding::NotSent { detail: detail.to_owned() };
+    let not_sent = |detail: &str| (Finding::NotSent { detail: detail.to_owned() }, None);
     let Some(spec) = plan.unit(unit) else { return not_sent("the document has no such step") };
     let Some(connector) = fleet.connectors.get(spec.connector) else {
         return not_sent(&format!("this worker has no connector {}", spec.connector));
@@ -109,7 +112,7 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Finding {
         UnitKind::Action => match references::resolve(spec.parameters, &claimed.results) {
             Ok(parameters) => parameters,
             // The claim's guard resolved the same references from the same results.
-            Err(dangling) => return Finding::Refused { cost: 0, detail: dangling.to_string() },
+            Err(dangling) => return (Finding::Refused { cost: 0, detail: dangling.to_string() }, None),
         },
         UnitKind::Undo => references::resolve_or_null(spec.parameters, &claimed.results),
     };
@@ -163,18 +166,23 @@ fn judge(
     claimed: &Claimed,
     parameters: Map<String, Value>,
     answer: Answer,
-) -> Finding {
-    match answer {
+) -> Judged {
+    let finding = match answer {
         Answer::Done { result, cost, refund } => {
             if holds_nul(&result) {
                 let shown: String = storable(&result.to_string()).chars().take(500).collect();
                 let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
-                return Finding::Unusable { cost, refund, detail };
+                return (Finding::Unusable { cost, refund, detail }, None);
             }
-            match broken_postconditions(fleet, plan, claimed, parameters, &result) {
-                Some(detail) => Finding::Unusable { cost, refund, detail },
-                None => Finding::Done { result, cost, refund },
-            }
+            let Some((decision, logged)) = postconditions(fleet, plan, claimed, parameters, &result) else {
+                return (Finding::Done { result, cost, refund }, None);
+            };
+            let finding = if decision.verdict == Verdict::Deny {
+                Finding::Unusable { cost, refund, detail: guard::reasons(&decision) }
+            } else {
+                Finding::Done { result, cost, refund }
+            };
+            return (finding, Some(logged));
         }
         Answer::Error { cost, detail, retry_after_ms } => Finding::Error {
             cost,
@@ -184,7 +192,8 @@ fn judge(
         Answer::Refused { cost, detail } => Finding::Refused { cost, detail: storable(&detail) },
         Answer::NotSent { detail } => Finding::NotSent { detail: storable(&detail) },
         Answer::Unanswered { detail } => Finding::Unanswered { detail: storable(&detail) },
-    }
+    };
+    (finding, None)
 }
 
 /// Whether a value holds text that PostgreSQL does not store.
@@ -197,13 +206,14 @@ pub(crate) fn holds_nul(value: &Value) -> bool {
     }
 }
 
-fn broken_postconditions(
+/// The decision on a step's postconditions, and as it is logged; none where it has none.
+fn postconditions(
     fleet: &Fleet,
     plan: &Prepared,
     claimed: &Claimed,
     parameters: Map<String, Value>,
     result: &Value,
-) -> Option<String> {
+) -> Option<(Decision, Value)> {
     let unit = claimed.lease.unit;
     let index = usize::try_from(unit.index).ok()?;
     let (step, prepared) = (plan.document.steps.get(index)?, plan.steps.get(index)?);
@@ -220,6 +230,8 @@ fn broken_postconditions(
             key: step.key.clone(),
             index: unit.index,
             attempt: claimed.attempt,
+            connector: step.connector.clone(),
+            action: step.action.clone(),
             parameters,
         }),
         budget: BudgetFacts {
@@ -229,7 +241,9 @@ fn broken_postconditions(
             currency: Currency(claimed.currency.clone()),
         },
         results,
+        counts: Counts::default(),
     };
     let decision = prepared.after.check(&inputs);
-    (decision.verdict == Verdict::Deny).then(|| guard::reasons(&decision))
+    let logged = guard::log(&decision, "answer", plan, &[], Some(&inputs));
+    Some((decision, logged))
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::TimeDelta;
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Guard, StoreError};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Guard, StoreError};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -140,7 +140,11 @@ impl Dispatcher {
         let said = fleet.limits.ask(&fleet.store, batch, fleet.now()).await;
         let guards: Vec<StepGuard> = batch
             .iter()
-            .map(|(candidate, plan)| StepGuard { plan: Arc::clone(plan), unit: candidate.unit })
+            .map(|(candidate, plan)| StepGuard {
+                plan: Arc::clone(plan),
+                operators: fleet.operators.binding(&plan.document.tenant),
+                unit: candidate.unit,
+            })
             .collect();
         let requests: Vec<ClaimRequest<'_>> =
             said.into_iter().zip(&guards).map(|(said, guard)| request(said, guard)).collect();
@@ -149,7 +153,15 @@ impl Dispatcher {
             Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
             other => other?,
         };
-        let moved = !report.claimed.is_empty() || report.deferred > 0 || !report.refused.is_empty();
+        if report.stale > 0 {
+            // An operator has set other rules since; what they concern is due still.
+            fleet.operators.refresh(&fleet.store).await?;
+            fleet.bells.dispatch.ring();
+        }
+        let moved = !report.claimed.is_empty()
+            || report.deferred > 0
+            || !report.refused.is_empty()
+            || report.stale > 0;
         self.act(report, batch).await;
         Ok(moved)
     }
@@ -173,6 +185,7 @@ impl Dispatcher {
                     whole.accounts.extend(report.accounts);
                     whole.deferred += report.deferred;
                     whole.contended += report.contended;
+                    whole.stale += report.stale;
                     whole.violations += report.violations;
                     whole.unaffordable += report.unaffordable;
                 }
@@ -247,7 +260,8 @@ fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
         hash: plan.hash.clone(),
         max_cost: step.map_or(0, |s| s.max_cost),
         undo_max_cost: step.map_or(0, dat_plan::document::Step::undo_max_cost),
-        needs: plan.needs(unit),
+        needs: plan.needs(unit, &guard.operators),
+        counting: if is_action { guard.counting() } else { Counting::default() },
         guard: is_action.then_some(guard as &dyn Guard),
     }
 }

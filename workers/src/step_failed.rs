@@ -267,7 +267,11 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         .filter(|index| unit.kind == dat_plan::UnitKind::Action && *index < plan.graph.len())
         .map(|index| plan.graph.successors(index).iter().map(|s| as_index(*s)).collect())
         .unwrap_or_default();
-    Ended::probe(Settlement { lease: probe.lease, finding, successors }, connector_name, started.elapsed())
+    Ended::probe(
+        Settlement { lease: probe.lease, finding, successors, decision: None },
+        connector_name,
+        started.elapsed(),
+    )
 }
 
 /// The stage of `step.failed`.

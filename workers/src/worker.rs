@@ -27,6 +27,7 @@ use crate::health;
 use crate::limits::Limits;
 use crate::live::{Live, LiveWriter};
 use crate::metrics::Metrics;
+use crate::operators::Operators;
 use crate::outcomes;
 use crate::plan_approved::Verdicts;
 use crate::plan_submitted::PlanSubmitted;
@@ -253,6 +254,7 @@ fn assemble(
         topology,
         connectors: Connectors::default().with(Echo).with(mux),
         documents: Documents::new(),
+        operators: Operators::default(),
         limits,
         live,
         metrics: Metrics::new().map_err(cannot)?,

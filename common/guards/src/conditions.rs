@@ -47,6 +47,12 @@ impl Conditions {
         if faults.is_empty() { Ok(Self { when, predicates }) } else { Err(faults) }
     }
 
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.predicates.is_empty()
+    }
+
     /// What they read together: what the inputs must hold.
     #[must_use]
     pub fn reads(&self) -> Reads {

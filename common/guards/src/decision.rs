@@ -42,6 +42,13 @@ pub struct Decision {
     pub violations: Vec<Violation>,
 }
 
+impl Default for Decision {
+    /// Nothing is violated.
+    fn default() -> Self {
+        Self::from_violations(Vec::new())
+    }
+}
+
 impl Decision {
     /// The decision that violations come to.
     #[must_use]

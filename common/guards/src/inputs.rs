@@ -28,15 +28,31 @@ pub struct Inputs {
     /// may be left out (see [`crate::Reads`]).
     #[serde(default)]
     pub results: Map<String, Value>,
-    /// How many attempts run or are unknown, by the key of a counter that counts this step.
+    /// What the claim transaction counted for the rules that count.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub counts: Counts,
+}
+
+/// What was counted, under the claim's locks, for the rules that count the step decided on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// How many attempts run or are unknown, by the key of a `concurrency` rule's counter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub running: BTreeMap<String, i64>,
-    /// What is on the accounts of `spend` rules that count this step, by their key.
+    /// What is on the accounts of `spend` rules, by their key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub counted: BTreeMap<String, Counted>,
+    pub spent: BTreeMap<String, Counted>,
     /// What this attempt would reserve: its action's `max_cost`, and its undo's where none is held yet.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub need: i64,
+}
+
+impl Counts {
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is on the account of a `spend` rule, in the currency's smallest unit.

@@ -26,7 +26,7 @@ pub use conditions::{Conditions, When};
 pub use constraints::{Cap, ConstraintSet, Counter, Origin, RateRule, StepPlace};
 pub use copy::{AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, fits};
 pub use decision::{Decision, Verdict, Violation};
-pub use inputs::{BudgetFacts, Counted, Inputs, PlanFacts, StepFacts};
+pub use inputs::{BudgetFacts, Counted, Counts, Inputs, PlanFacts, StepFacts};
 pub use live_plan::{Lifetimes, LivePlan, LivePlans};
 pub use local_rate::LocalRate;
 pub use predicate::{CelCheck, Outcome, Place, Predicate, PredicateFault, Reads, ResultsRead};

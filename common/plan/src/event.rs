@@ -29,6 +29,8 @@ pub enum ControlAct {
     EnableConnector,
     /// A limit was set.
     SetBudget,
+    /// A constraint set was registered.
+    SetConstraints,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
 }
@@ -44,17 +46,19 @@ impl ControlAct {
             Self::DisableConnector => "disable_connector",
             Self::EnableConnector => "enable_connector",
             Self::SetBudget => "set_budget",
+            Self::SetConstraints => "set_constraints",
             Self::Resolve => "resolve",
         }
     }
 
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
         Self::DisableConnector,
         Self::EnableConnector,
         Self::SetBudget,
+        Self::SetConstraints,
         Self::Resolve,
     ];
 }

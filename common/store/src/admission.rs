@@ -7,6 +7,7 @@ use dat_plan::{PlanHash, PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use crate::constraint_set::{SetHead, SetHeads};
 use crate::control::{self, Stops, open_versions};
 use crate::error::StoreError;
 use crate::event_log;
@@ -53,6 +54,8 @@ pub struct Admission {
     pub constraints: Value,
     /// Their content hash.
     pub constraints_hash: PlanHash,
+    /// The operator sets that the decision went by; with newer ones it is made again.
+    pub operators: Vec<SetHead>,
     /// The constraint engine's decision, with its inputs, for the log.
     pub decision: Value,
     /// What hard constraints say now: nothing, wait until, or never.
@@ -82,6 +85,8 @@ pub enum Admitted {
     Waiting(String),
     /// It can never pass.
     Aborted(String),
+    /// There is a newer operator set than the decision went by: nothing was done, ask again with it.
+    Stale,
     /// It is in another state by now: nothing was done.
     Moved,
 }
@@ -99,6 +104,7 @@ impl Store {
         keys.extend(open_versions(&mut tx, &keys.iter().map(|k| k.plan_id).collect::<Vec<_>>()).await?);
         let mut plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
         let stops = control::stops(&mut tx).await?;
+        let heads = SetHeads::read(&mut tx, plans.values().map(|plan| plan.tenant.as_str())).await?;
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(admissions.len());
         for admission in admissions {
@@ -108,7 +114,8 @@ impl Store {
                 .find(|other| other.key.plan_id == key.plan_id && other.key != key && other.state.is_active())
                 .map(|other| other.key.plan_version);
             let Some(plan) = plans.get_mut(&key) else { continue };
-            let answer = admit_one(&mut tx, plan, admission, (&stops, active), &mut events, now).await?;
+            let answer =
+                admit_one(&mut tx, plan, admission, (&stops, &heads, active), &mut events, now).await?;
             answers.push((admission.plan, answer));
         }
         plan_row::write(&mut tx, &plans).await?;
@@ -122,7 +129,7 @@ async fn admit_one(
     conn: &mut PgConnection,
     plan: &mut LockedPlan,
     admission: &Admission,
-    (stops, other_active): (&Stops, Option<i32>),
+    (stops, heads, other_active): (&Stops, &SetHeads, Option<i32>),
     events: &mut Vec<NewEvent>,
     now: DateTime<Utc>,
 ) -> Result<Admitted, StoreError> {
@@ -137,6 +144,10 @@ async fn admit_one(
     if let Some(reason) = never {
         abort_unstarted(conn, plan, &reason, events, now).await?;
         return Ok(Admitted::Aborted(reason));
+    }
+    if heads.of(&plan.tenant) != admission.operators {
+        plan.wake(Some(now));
+        return Ok(Admitted::Stale);
     }
     if plan.state == PlanState::Approved {
         if let Some(version) = other_active {
@@ -249,13 +260,14 @@ async fn stage(
     .execute(&mut *conn)
     .await?;
     sqlx::query!(
-        "INSERT INTO constraint_snapshot (plan_id, plan_version, content_hash, constraints, taken_at)
-         VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO constraint_snapshot (plan_id, plan_version, content_hash, constraints, taken_at, operator_sets)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         id,
         version,
         admission.constraints_hash.as_str(),
         json!(admission.constraints),
         now,
+        json!(admission.operators),
     )
     .execute(&mut *conn)
     .await?;

@@ -6,15 +6,17 @@
 //! calls the pure function, and writes what that said, with its events, in the same transaction.
 //!
 //! **The one order of locks.** Every writing transaction first locks the plan rows it touches, in id order, in a
-//! statement of its own, then re-reads; budget accounts come after plans, in id order; streams of events come last,
-//! in id order. Claims skip plans that are locked; everything else waits.
+//! statement of its own, then re-reads; budget accounts come after plans, in id order, then counters of what
+//! runs, in key order; streams of events come last, in id order. Claims skip plans that are locked; everything else waits.
 
 mod account;
 mod admission;
 mod audit;
 mod claim;
+mod constraint_set;
 mod control;
 mod coordinate;
+mod decisions;
 mod error;
 mod event_log;
 mod finish;
@@ -33,10 +35,13 @@ pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
 pub use claim::{
-    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed,
+    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts,
+    GuardVerdict, Needed, SpendCap, SpendFacts,
 };
+pub use constraint_set::{ConstraintSetRow, SetConstraints, SetHead, SetScope};
 pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
+pub use decisions::RecordedDecision;
 pub use error::StoreError;
 pub use lease::{ExpiredLease, Lease, Probe};
 pub use plan_row::Approval;

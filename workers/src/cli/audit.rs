@@ -1,19 +1,63 @@
-//! `dat audit verify`.
+//! `dat audit verify | recheck`.
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use dat_plan::PlanKey;
+use dat_store::Store;
 
-use crate::cli::failure::Answer;
+use crate::cli::failure::{Answer, Failure};
 use crate::cli::output::{self, OutputFlag};
 use crate::cli::plan_name::{self, PlanName};
 use crate::cli::session::Session;
 use crate::cli::table;
+use crate::recheck;
 
 /// Prove what happened
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     Verify(Verify),
+    Recheck(Recheck),
+}
+
+/// Make every recorded decision again from its recorded inputs; exit status 1 if any comes out otherwise
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every decision of the constraint engine is in the log with what it looked at: the moment, the plan, the step, the \
+account, results, what was counted, and the hashes of the rules. This asks the same rules again, and compares. Changes \
+nothing.
+
+Examples:
+  dat audit recheck                     everything
+  dat audit recheck PLAN                the newest version of one plan
+  dat audit recheck --output json | jq .differ")]
+pub(crate) struct Recheck {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+/// Which plan.
+#[derive(Debug, Args)]
+struct Which {
+    /// Only this plan, as UUID or UUID/VERSION (the newest version if none is given)
+    plan: Option<PlanName>,
+    /// Its version
+    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(i32).range(1..))]
+    version: Option<i32>,
+}
+
+impl Which {
+    async fn find(self, store: &Store) -> Result<Option<PlanKey>, Failure> {
+        match self.plan {
+            None => Ok(None),
+            Some(name) => {
+                let name = PlanName { version: self.version.or(name.version), ..name };
+                Ok(Some(name.find(store).await?.ok_or_else(|| plan_name::unknown(name.id))?))
+            }
+        }
+    }
 }
 
 /// Follow every hash chain, and compare log, ledger and accounts; exit status 1 if anything does not hold
@@ -26,11 +70,8 @@ Examples:
   dat audit verify PLAN     the newest version of one plan
   dat audit verify --output json | jq .faults")]
 pub(crate) struct Verify {
-    /// Only this plan, as UUID or UUID/VERSION (the newest version if none is given)
-    plan: Option<PlanName>,
-    /// Its version
-    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(i32).range(1..))]
-    version: Option<i32>,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -39,6 +80,7 @@ impl Audit {
     pub(crate) async fn run(self, session: &Session) -> Answer {
         match self {
             Self::Verify(verify) => verify.run(session).await,
+            Self::Recheck(recheck) => recheck.run(session).await,
         }
     }
 }
@@ -46,13 +88,7 @@ impl Audit {
 impl Verify {
     async fn run(self, session: &Session) -> Answer {
         let store = session.store().await?;
-        let only = match self.plan {
-            None => None,
-            Some(name) => {
-                let name = PlanName { version: self.version.or(name.version), ..name };
-                Some(name.find(&store).await?.ok_or_else(|| plan_name::unknown(name.id))?)
-            }
-        };
+        let only = self.which.find(&store).await?;
         let report = store.audit(only).await?;
         if let Some(plan) = only
             && report.streams == 0
@@ -78,5 +114,37 @@ impl Verify {
             }
         }
         Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Recheck {
+    async fn run(self, session: &Session) -> Answer {
+        let store = session.store().await?;
+        let only = self.which.find(&store).await?;
+        let report = recheck::recheck(&store, only).await?;
+        if self.output.is_json() {
+            output::json(&report)?;
+        } else {
+            if !report.differ.is_empty() {
+                let mut table = table::table(&["plan", "event", "step", "what differs"]);
+                for one in &report.differ {
+                    table.add_row([
+                        table::text(one.plan),
+                        table::text(format!("{} {}", one.sequence, one.event)),
+                        table::text(one.step.as_deref().unwrap_or("")),
+                        table::text(&one.message),
+                    ]);
+                }
+                output::line(table)?;
+            }
+            let (plans, decisions, differ) = (report.plans, report.decisions, report.differ.len());
+            let outcome = match differ {
+                0 => "each came out as it was recorded".to_owned(),
+                1 => "1 came out otherwise".to_owned(),
+                many => format!("{many} came out otherwise"),
+            };
+            output::line(format_args!("{decisions} decisions of {plans} plans made again: {outcome}"))?;
+        }
+        Ok(if report.differ.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -146,10 +146,11 @@ impl Show {
             table(&["account", "tenant", "currency", "limit", "spent", "reserved", "left", "overrun"]);
         for view in &accounts {
             let account = &view.account;
-            let name = match (&view.plan, &view.period) {
-                (Some(plan), _) => plan.to_string(),
-                (None, Some((period, first_day))) => format!("{period} from {first_day}"),
-                (None, None) => view.account_id.to_string(),
+            let name = match (&view.plan, &view.cap, &view.period) {
+                (Some(plan), ..) => plan.to_string(),
+                (None, Some(key), Some((period, first_day))) => format!("{key}, {period} from {first_day}"),
+                (None, _, Some((period, first_day))) => format!("{period} from {first_day}"),
+                (None, _, None) => view.account_id.to_string(),
             };
             table.add_row([
                 text(name),

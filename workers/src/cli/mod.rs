@@ -8,8 +8,10 @@ mod approve;
 mod audit;
 mod broker;
 mod budget;
+mod constraints;
 mod control;
 mod failure;
+mod input;
 mod logging;
 mod migrate;
 mod output;
@@ -70,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Budget(budget::Budget),
     #[command(subcommand)]
+    Constraints(constraints::Constraints),
+    #[command(subcommand)]
     Control(control::Control),
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -110,6 +114,7 @@ impl Command {
             Self::Plan(plan) => plan.run(flags).await,
             Self::Approve(approve) => approve.run(&Session::open(flags)?).await,
             Self::Budget(budget) => budget.run(&Session::open(flags)?).await,
+            Self::Constraints(constraints) => constraints.run(flags).await,
             Self::Control(control) => control.run(&Session::open(flags)?).await,
             Self::Audit(audit) => audit.run(&Session::open(flags)?).await,
             Self::Sandbox(sandbox) => sandbox.run(&Session::open(flags)?).await,

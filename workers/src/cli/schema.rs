@@ -1,4 +1,4 @@
-//! `dat schema plan | verdict`.
+//! `dat schema plan | verdict | constraints`.
 
 use std::process::ExitCode;
 
@@ -27,6 +27,8 @@ enum Message {
     Plan,
     /// What governance publishes to plan.approved, plan.rejected and plan.revoked
     Verdict,
+    /// What an operator registers with 'dat constraints set'
+    Constraints,
 }
 
 impl Schema {
@@ -34,6 +36,7 @@ impl Schema {
         output::json(&match self.message {
             Message::Plan => dat_plan::schema::plan_document(),
             Message::Verdict => dat_plan::schema::verdict(),
+            Message::Constraints => dat_plan::schema::constraint_document(),
         })?;
         Ok(ExitCode::SUCCESS)
     }

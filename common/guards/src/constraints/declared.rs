@@ -50,13 +50,15 @@ impl Capability {
     /// Every step, its undo, and the rollback's own list.
     pub(super) fn breach_of_plan(&self, document: &PlanDocument) -> Option<Breach> {
         let steps = document.steps.iter().flat_map(|step| {
-            let undo = step.compensation.as_ref().map(|undo| {
-                (&step.key, undo.connector.as_ref().unwrap_or(&step.connector), &undo.action)
-            });
+            let undo = step
+                .compensation
+                .as_ref()
+                .map(|undo| (&step.key, undo.connector.as_ref().unwrap_or(&step.connector), &undo.action));
             std::iter::once((&step.key, &step.connector, &step.action)).chain(undo)
         });
         let rollback = document.rollback.steps.iter().map(|step| (&step.key, &step.connector, &step.action));
-        let mut refused = steps.chain(rollback).filter(|(_, connector, action)| !self.allows(connector, action));
+        let mut refused =
+            steps.chain(rollback).filter(|(_, connector, action)| !self.allows(connector, action));
         let (key, connector, action) = refused.next()?;
         let mut first = not_allowed(key.as_str(), connector, action);
         match refused.count() {

@@ -97,6 +97,12 @@ impl ConstraintSet {
         if faults.is_empty() { Ok(Self { origin, constraints: compiled }) } else { Err(faults) }
     }
 
+    /// Whose rules they are.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// Whether there is no rule in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -79,6 +79,14 @@ impl Ledger {
         self.accounts.get(&id).map(|row| &row.view)
     }
 
+    /// Notes that a locked account has another limit, which was written.
+    pub(crate) fn relimit(&mut self, id: i64, limit: i64) {
+        if let Some(row) = self.accounts.get_mut(&id) {
+            row.view.account.limit = limit;
+            row.view.version += 1;
+        }
+    }
+
     /// The accounts that were changed or read, as they are now: for the live copies.
     pub(crate) fn views(&self) -> Vec<AccountView> {
         self.accounts.values().map(|row| row.view.clone()).collect()

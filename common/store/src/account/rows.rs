@@ -63,7 +63,7 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let rows = sqlx::query!(
             "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
-                    limit_amount, settled, reserved, overrun
+                    cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
              FROM budget_account
              WHERE account_id IN (
                  SELECT a.account_id FROM budget_account a
@@ -88,7 +88,8 @@ impl Ledger {
                 tenant: row.tenant,
                 currency: row.currency,
                 plan,
-                period: row.period.zip(row.period_start),
+                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
+                cap: row.cap_key,
                 account: Account {
                     limit: row.limit_amount,
                     settled: row.settled,

@@ -23,7 +23,9 @@ pub struct AccountView {
     pub currency: String,
     /// A plan's account.
     pub plan: Option<PlanKey>,
-    /// A tenant's account: the period and its first day.
+    /// A `spend` rule's account: what is counted together.
+    pub cap: Option<String>,
+    /// A tenant's or a rule's account: the period and its first day.
     pub period: Option<(String, chrono::NaiveDate)>,
     /// What it holds.
     pub account: Account,
@@ -119,7 +121,7 @@ impl Store {
     ) -> Result<Vec<AccountView>, StoreError> {
         let rows = sqlx::query!(
             "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
-                    limit_amount, settled, reserved, overrun
+                    cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
              FROM budget_account
              WHERE ($1::text IS NULL OR tenant = $1) AND (plan_id = $2 OR ($2::uuid IS NULL AND plan_id IS NULL))
              ORDER BY tenant, currency, period, period_start DESC, plan_version
@@ -137,7 +139,8 @@ impl Store {
                 tenant: row.tenant,
                 currency: row.currency,
                 plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
-                period: row.period.zip(row.period_start),
+                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
+                cap: row.cap_key,
                 account: Account {
                     limit: row.limit_amount,
                     settled: row.settled,

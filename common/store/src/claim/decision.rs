@@ -1,5 +1,7 @@
 //! Deciding under lock: approval, control, guards and budget, for one request after the other.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::event::EventKind;
 use dat_plan::ids::idempotency_key;
@@ -9,7 +11,8 @@ use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 
 use super::{
-    BUDGET_WAIT, Change, Claim, ClaimRequest, Claimed, GuardFacts, GuardVerdict, Needed, Row, Short,
+    BUDGET_WAIT, Change, Claim, ClaimRequest, Claimed, Counting, GuardFacts, GuardVerdict, Needed, Row,
+    Short, SpendFacts,
 };
 use crate::error::StoreError;
 use crate::lease::Lease;
@@ -49,7 +52,7 @@ impl Claim {
     }
 
     fn run(&mut self, unit: UnitKey, row: &Row, request: &ClaimRequest<'_>) -> Result<(), StoreError> {
-        let ClaimRequest::Run { hash, max_cost, undo_max_cost, needs, guard, .. } = request else {
+        let ClaimRequest::Run { hash, max_cost, undo_max_cost, needs, counting, guard, .. } = request else {
             return Ok(());
         };
         let Some(plan) = self.plans.get(&unit.plan).cloned() else { return Ok(()) };
@@ -65,6 +68,7 @@ impl Claim {
         let results = self.results_for(unit, needs);
         let attempt = row.attempts + 1;
         let mut decision = Value::Null;
+        let mut counted_as = Vec::new();
         if unit.kind == UnitKind::Action {
             // Invariant 1: approved, of exactly the hash that the worker will execute from, now. A plan that is not is
             // the sweeper's to end.
@@ -77,13 +81,30 @@ impl Claim {
                 return Ok(());
             }
             let (_, account) = self.ledger.plan_account(plan.key)?;
-            let facts =
-                GuardFacts { now: self.now, attempt, account, currency: &plan.currency, results: &results };
+            let undo = if self.ledger.holds_undo(plan.key, unit.index) { 0 } else { *undo_max_cost };
+            let need = max_cost + undo;
+            let (operators, spent) = (self.operators.of(&plan.tenant), self.spent(&plan, counting));
+            let facts = GuardFacts {
+                now: self.now,
+                attempt,
+                account,
+                currency: &plan.currency,
+                results: &results,
+                need,
+                operators: &operators,
+                running: &self.running,
+                spent: &spent,
+            };
             if let Some(guard) = guard {
                 match guard.decide(&facts) {
-                    GuardVerdict::Go { decision: d, violations } => {
+                    GuardVerdict::Go { decision: d, violations, counted_as: counters } => {
                         self.flag(&plan, row, attempt, &violations, &d);
                         decision = d;
+                        counted_as = counters;
+                    }
+                    GuardVerdict::Stale => {
+                        self.report.stale += 1;
+                        return Ok(());
                     }
                     GuardVerdict::Wait { until, reason, decision: d } => {
                         if row.wait_reason.as_deref() != Some(reason.as_str()) {
@@ -100,11 +121,28 @@ impl Claim {
                     }
                 }
             }
-            if !self.reserve(&plan, unit, row, attempt, *max_cost, *undo_max_cost)? {
+            let caps = spent.values().map(|facts| facts.account);
+            if !self.reserve(&plan, unit, row, attempt, (*max_cost, undo), caps)? {
                 return Ok(());
             }
         }
-        self.take(&plan, unit, row, attempt, results, decision)
+        for counter in &counted_as {
+            *self.running.entry(counter.clone()).or_default() += 1;
+        }
+        self.take(&plan, unit, row, attempt, results, (decision, counted_as))
+    }
+
+    /// What is on the accounts of the `spend` rules that count a step.
+    fn spent(&self, plan: &LockedPlan, counting: &Counting) -> BTreeMap<String, SpendFacts> {
+        let facts = counting.caps.iter().filter_map(|cap| {
+            let id = self.caps.get(&(cap.key.clone(), plan.currency.clone()))?;
+            let account = self.ledger.account(*id)?.account;
+            let undos = if cap.own { self.undos_held.get(id).copied().unwrap_or(0) } else { 0 };
+            let facts =
+                SpendFacts { account: *id, settled: account.settled, reserved: account.reserved, undos };
+            Some((cap.key.clone(), facts))
+        });
+        facts.collect()
     }
 
     /// Reserves at every level, or notes why not.
@@ -114,10 +152,9 @@ impl Claim {
         unit: UnitKey,
         row: &Row,
         attempt: i32,
-        action: i64,
-        undo_max_cost: i64,
+        (action, undo): (i64, i64),
+        caps: impl Iterator<Item = i64>,
     ) -> Result<bool, StoreError> {
-        let undo = if self.ledger.holds_undo(plan.key, unit.index) { 0 } else { undo_max_cost };
         let need = action + undo;
         let (plan_account, account) = self.ledger.plan_account(plan.key)?;
         if !account.fits(need) {
@@ -159,6 +196,8 @@ impl Claim {
             }
             accounts.push(*id);
         }
+        // The guards have asked these, under the same locks.
+        accounts.extend(caps);
         self.ledger.reserve(plan, (unit.index, &row.step_key), attempt, (action, undo), accounts)?;
         Ok(true)
     }
@@ -170,7 +209,7 @@ impl Claim {
         row: &Row,
         attempt: i32,
         results: Map<String, Value>,
-        decision: Value,
+        (decision, counted_as): (Value, Vec<String>),
     ) -> Result<(), StoreError> {
         let (_, account) = self.ledger.plan_account(plan.key)?;
         self.events.append(&mut self.ledger.events);
@@ -204,7 +243,7 @@ impl Claim {
             traceparent: plan.traceparent.clone(),
             ready_at: row.ready_at,
         });
-        self.changes.insert(unit, Change::Run { attempt, epoch, key });
+        self.changes.insert(unit, Change::Run { attempt, epoch, key, counted_as });
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! runs the guards, reserves the budget and hands out leases, or writes why not.
 
 mod candidate;
+mod counting;
 mod decision;
 mod reading;
 mod request;
@@ -19,9 +20,13 @@ use dat_plan::{PlanKey, UnitKey};
 use serde_json::Value;
 
 pub use candidate::Candidate;
-pub use request::{ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed};
+pub use request::{
+    ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts, GuardVerdict, Needed,
+    SpendCap, SpendFacts,
+};
 
 use crate::account::Ledger;
+use crate::constraint_set::SetHeads;
 use crate::control::Stops;
 use crate::error::StoreError;
 use crate::plan_row::{self, Contended, LockedPlan};
@@ -67,7 +72,7 @@ struct Row {
 }
 
 enum Change {
-    Run { attempt: i32, epoch: i64, key: String },
+    Run { attempt: i32, epoch: i64, key: String, counted_as: Vec<String> },
     Wait { until: DateTime<Utc>, reason: String, rate_slot: Option<DateTime<Utc>> },
     Refuse { reason: String },
 }
@@ -86,6 +91,12 @@ struct Claim {
     results: BTreeMap<PlanKey, BTreeMap<i32, (String, Value)>>,
     forward_keys: BTreeMap<UnitKey, String>,
     levels: BTreeMap<(String, String), Vec<i64>>,
+    /// The accounts of `spend` rules, and what of them undos hold.
+    caps: counting::Caps,
+    undos_held: BTreeMap<i64, i64>,
+    /// What runs, by counter; what this claim takes is added.
+    running: BTreeMap<String, i64>,
+    operators: SetHeads,
     ledger: Ledger,
     changes: BTreeMap<UnitKey, Change>,
     short: Vec<Short>,

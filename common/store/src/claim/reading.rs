@@ -7,8 +7,9 @@ use dat_plan::{PlanKey, UnitKey, UnitKind};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{Claim, ClaimReport, ClaimRequest, Needed, Row};
+use super::{Claim, ClaimReport, ClaimRequest, Needed, Row, counting};
 use crate::account::{Ledger, tenant_accounts};
+use crate::constraint_set::SetHeads;
 use crate::control;
 use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
@@ -35,8 +36,13 @@ impl Claim {
         let levels = tenant_accounts(conn, &payers, now).await?;
         let actions: Vec<(PlanKey, i32)> =
             rows.keys().filter(|u| u.kind == UnitKind::Action).map(|u| (u.plan, u.index)).collect();
-        let further: Vec<i64> = levels.values().flatten().copied().collect();
-        let ledger = Ledger::open(conn, plans.keys().copied(), &actions, &further, now).await?;
+        let (caps, limits) = counting::cap_accounts(conn, requests, &plans, now).await?;
+        let further: Vec<i64> = levels.values().flatten().chain(caps.values()).copied().collect();
+        let mut ledger = Ledger::open(conn, plans.keys().copied(), &actions, &further, now).await?;
+        counting::apply_limits(conn, &mut ledger, &limits).await?;
+        let undos_held = counting::held_for_undos(conn, requests, &caps).await?;
+        let running = counting::running(conn, requests, &plans).await?;
+        let operators = SetHeads::read(conn, plans.values().map(|plan| plan.tenant.as_str())).await?;
         Ok(Self {
             plans,
             stops,
@@ -44,6 +50,10 @@ impl Claim {
             results,
             forward_keys,
             levels,
+            caps,
+            undos_held,
+            running,
+            operators,
             ledger,
             changes: BTreeMap::new(),
             short: Vec::new(),

@@ -1,11 +1,15 @@
 //! What a claim is asked, what its guards see and say, and what it did.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use dat_plan::budget::Account;
+use dat_plan::constraint::SpendPeriod;
 use dat_plan::{PlanHash, UnitKey};
 use serde_json::{Map, Value};
 
 use crate::account::AccountView;
+use crate::constraint_set::SetHead;
 use crate::lease::Lease;
 
 /// Which results of other steps a claim needs.
@@ -15,6 +19,52 @@ pub enum Needed {
     Steps(Vec<i32>),
     /// Those of every completed step: a predicate names `results`.
     All,
+}
+
+/// What rules that count must have counted for a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counting {
+    /// The accounts of `spend` rules that its cost counts against.
+    pub caps: Vec<SpendCap>,
+    /// Whose rules count what runs.
+    pub running: Vec<CountLock>,
+}
+
+/// An amount that a step's cost counts against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpendCap {
+    /// What is counted together.
+    pub key: String,
+    /// In how long.
+    pub period: SpendPeriod,
+    /// The most, in the smallest unit of the plan's currency.
+    pub max: i64,
+    /// Whether it is the plan's own rule: then what undos hold is told apart.
+    pub own: bool,
+}
+
+/// Whose rules count what runs, and so which lock keeps two claims from counting the same room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CountLock {
+    /// The fleet's.
+    Fleet,
+    /// The tenant's.
+    Tenant,
+    /// The plan's own: its row is locked.
+    Plan,
+}
+
+/// What is on the account of a `spend` rule.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpendFacts {
+    /// The account.
+    pub account: i64,
+    /// Settled, net of refunds.
+    pub settled: i64,
+    /// Held by open reservations.
+    pub reserved: i64,
+    /// The part of it held for undos; counted for a plan's own rules in all.
+    pub undos: i64,
 }
 
 /// What the runtime guards look at, read under lock.
@@ -30,6 +80,14 @@ pub struct GuardFacts<'a> {
     pub currency: &'a str,
     /// The results asked for, by step key.
     pub results: &'a Map<String, Value>,
+    /// What the attempt would reserve: its action's part, and its undo's where none is held yet.
+    pub need: i64,
+    /// The newest operator sets that bind the plan: the fleet's, then the tenant's.
+    pub operators: &'a [SetHead],
+    /// How many attempts run or are unknown, by counter.
+    pub running: &'a BTreeMap<String, i64>,
+    /// What is on the accounts of the `spend` rules asked for, by key.
+    pub spent: &'a BTreeMap<String, SpendFacts>,
 }
 
 /// What the runtime guards say.
@@ -41,7 +99,11 @@ pub enum GuardVerdict {
         decision: Value,
         /// Violated soft rules.
         violations: Vec<Value>,
+        /// The counters that count it while it runs.
+        counted_as: Vec<String>,
     },
+    /// The caller has not the newest operator set: nothing is decided, to be asked again with it.
+    Stale,
     /// Not now.
     Wait {
         /// When it can have changed.
@@ -82,6 +144,8 @@ pub enum ClaimRequest<'a> {
         undo_max_cost: i64,
         /// The results it needs.
         needs: Needed,
+        /// What the rules that count must have counted.
+        counting: Counting,
         /// The runtime guards; none for an undo.
         guard: Option<&'a dyn Guard>,
     },
@@ -157,6 +221,8 @@ pub struct ClaimReport {
     pub violations: usize,
     /// Units that did not fit a budget, for now or for good.
     pub unaffordable: usize,
+    /// Not decided, since the caller has not the newest operator sets.
+    pub stale: usize,
     /// Left out because another transaction held the plan: worth another look soon.
     pub contended: usize,
     /// The accounts as they are now, for the live copies.

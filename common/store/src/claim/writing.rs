@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use dat_plan::UnitKey;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{Change, Claim};
@@ -15,11 +16,17 @@ type Waiting = (UnitKey, DateTime<Utc>, String, Option<DateTime<Utc>>);
 impl Claim {
     pub(super) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let mut taken = Vec::new();
+        let mut counted = Vec::new();
         let mut waiting = Vec::new();
         let mut refused = Vec::new();
         for (unit, change) in &self.changes {
             match change {
-                Change::Run { attempt, epoch, key } => taken.push((*unit, *attempt, *epoch, key.clone())),
+                Change::Run { attempt, epoch, key, counted_as } => {
+                    taken.push((*unit, *attempt, *epoch, key.clone()));
+                    if !counted_as.is_empty() {
+                        counted.push((*unit, counted_as.clone()));
+                    }
+                }
                 Change::Wait { until, reason, rate_slot } => {
                     waiting.push((*unit, *until, reason.clone(), *rate_slot));
                 }
@@ -27,6 +34,7 @@ impl Claim {
             }
         }
         write_taken(conn, &taken, &self.worker, self.until, self.now).await?;
+        write_counted(conn, &counted).await?;
         write_waiting(conn, &waiting).await?;
         write_refused(conn, &refused, self.now).await?;
         self.ledger.write(conn).await?;
@@ -52,7 +60,7 @@ async fn write_taken(
     let written = sqlx::query!(
         "UPDATE execution_step AS s
          SET state = 'running', attempts = n.attempt, lease_epoch = n.epoch, lease_until = $7, worker = $8,
-             started_at = $9, wait_reason = NULL, rate_slot = NULL
+             started_at = $9, wait_reason = NULL, rate_slot = NULL, counted_as = NULL
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[])
               AS n (plan_id, plan_version, kind, step_index, attempt, epoch)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
@@ -89,6 +97,35 @@ async fn write_taken(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Notes what counts the units that were taken.
+async fn write_counted(
+    conn: &mut PgConnection,
+    counted: &[(UnitKey, Vec<String>)],
+) -> Result<(), StoreError> {
+    if counted.is_empty() {
+        return Ok(());
+    }
+    let (ids, versions, kinds, indexes) = unit_columns(counted.iter().map(|c| &c.0));
+    // Arrays of arrays have one length in PostgreSQL, and these differ: each travels as JSON.
+    let keys: Vec<Value> = counted.iter().map(|c| json!(c.1)).collect();
+    let written = sqlx::query!(
+        "UPDATE execution_step AS s
+         SET counted_as = ARRAY(SELECT jsonb_array_elements_text(n.keys))
+         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::jsonb[])
+              AS n (plan_id, plan_version, kind, step_index, keys)
+         WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
+           AND s.step_index = n.step_index AND s.state = 'running'",
+        &ids,
+        &versions,
+        &kinds,
+        &indexes,
+        &keys,
+    )
+    .execute(conn)
+    .await?;
+    plan_row::assert_rows(written.rows_affected(), counted.len(), "counted step")
 }
 
 async fn write_waiting(conn: &mut PgConnection, waiting: &[Waiting]) -> Result<(), StoreError> {

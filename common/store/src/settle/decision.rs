@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use dat_plan::event::EventKind;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
+use serde_json::Value;
 
 use super::{Finding, Group, Row, Settled, Settlement, Write};
 use crate::error::StoreError;
@@ -115,7 +116,7 @@ impl Group {
                 self.fail(plan, unit, row, &mut write, (*charge, 0), &detail)?;
             }
         }
-        self.say(plan, unit, row, &write);
+        self.say(plan, unit, row, &write, settlement.decision.as_ref());
         if write.state == StepState::Completed {
             self.completed(plan, unit, row, &settlement.successors);
         }
@@ -185,7 +186,7 @@ impl Group {
         Ok(())
     }
 
-    fn say(&mut self, plan: &LockedPlan, unit: UnitKey, row: &Row, write: &Write) {
+    fn say(&mut self, plan: &LockedPlan, unit: UnitKey, row: &Row, write: &Write, decision: Option<&Value>) {
         let kind = match unit.kind {
             UnitKind::Action => EventKind::Step(write.state),
             UnitKind::Undo => EventKind::Undo(write.state),
@@ -205,6 +206,9 @@ impl Group {
             .with("cost", write.attempt_cost);
         if let Some(result) = &write.result {
             event = event.with("result", result.clone());
+        }
+        if let Some(decision) = decision {
+            event = event.with("decision", decision.clone());
         }
         self.events.push(event.because(write.detail.as_deref().unwrap_or_default()));
     }

@@ -79,6 +79,8 @@ pub struct Settlement {
     pub finding: Finding,
     /// An action: the steps that need it, by index, from the document.
     pub successors: Vec<i32>,
+    /// The decision on its postconditions with its inputs, where it has any.
+    pub decision: Option<Value>,
 }
 
 /// What became of a settlement.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::{PlanHash, PlanState};
-use dat_store::{ClaimRequest, ControlScope, Guard, GuardFacts, GuardVerdict, Needed};
+use dat_store::{ClaimRequest, ControlScope, Counting, Guard, GuardFacts, GuardVerdict, Needed};
 use serde_json::{Value, json};
 use sqlx::Connection;
 
@@ -180,7 +180,11 @@ impl Guard for WantsResult {
     fn decide(&self, facts: &GuardFacts<'_>) -> GuardVerdict {
         let decision = json!({"spent": facts.account.settled, "attempt": facts.attempt});
         if facts.results.get("a") == Some(&json!({"id": 7})) {
-            return GuardVerdict::Go { decision, violations: vec![json!({"id": "pace"})] };
+            return GuardVerdict::Go {
+                decision,
+                violations: vec![json!({"id": "pace"})],
+                counted_as: Vec::new(),
+            };
         }
         GuardVerdict::Deny { reason: "no result".to_owned(), decision, violations: Vec::new() }
     }
@@ -199,6 +203,7 @@ async fn guards_see_results_and_account_and_their_decision_is_logged() {
             max_cost: 10,
             undo_max_cost: 0,
             needs,
+            counting: Counting::default(),
             guard: Some(&WantsResult),
         };
         let report = db.claim(&[request(Needed::Steps(vec![0]))], at(2)).await;
@@ -219,12 +224,13 @@ async fn a_guard_that_denies_refuses_the_step_for_good() {
     with(async |db| {
         let plan = plan("acme", 100, vec![step("a", &[], 10, 0)]);
         db.start(&plan, at(0)).await;
-        let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, .. } = plan.run(plan.unit(0))
+        let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, counting, .. } =
+            plan.run(plan.unit(0))
         else {
             panic!("a plan's units are run");
         };
         let guard: Option<&dyn Guard> = Some(&WantsResult);
-        let request = ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, guard };
+        let request = ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, counting, guard };
         let report = db.claim(&[request], at(1)).await;
         assert_eq!(report.refused, [unit]);
         assert_eq!(db.state(unit).await, "failed");

@@ -142,10 +142,11 @@ impl Db {
         as_hash: PlanHash,
         now: DateTime<Utc>,
     ) -> ClaimReport {
-        let ClaimRequest::Run { max_cost, undo_max_cost, needs, guard, .. } = plan.run(unit) else {
+        let ClaimRequest::Run { max_cost, undo_max_cost, needs, counting, guard, .. } = plan.run(unit) else {
             panic!("a plan's units are run");
         };
-        let request = ClaimRequest::Run { unit, hash: as_hash, max_cost, undo_max_cost, needs, guard };
+        let request =
+            ClaimRequest::Run { unit, hash: as_hash, max_cost, undo_max_cost, needs, counting, guard };
         self.claim(&[request], now).await
     }
 

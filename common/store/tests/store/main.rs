@@ -7,6 +7,7 @@ mod admission;
 mod budget;
 mod checks;
 mod claims;
+mod constraints;
 mod control;
 mod database;
 mod deadlock;

@@ -8,7 +8,8 @@ use dat_plan::clock::{Entropy, SeededEntropy};
 use dat_plan::graph::Graph;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
 use dat_store::{
-    Admission, ClaimRequest, Finding, Lease, Needed, NewUndo, RanStep, Registration, Settlement, StagedStep,
+    Admission, ClaimRequest, Counting, Finding, Lease, Needed, NewUndo, RanStep, Registration, Settlement,
+    StagedStep,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -146,6 +147,7 @@ impl Plan {
             irreversible: Vec::new(),
             constraints: json!([]),
             constraints_hash: PlanHash::of(&json!([])).unwrap(),
+            operators: Vec::new(),
             decision: json!({"passed": true}),
             blocked: None,
             violations: Vec::new(),
@@ -161,6 +163,7 @@ impl Plan {
             max_cost: step.max_cost,
             undo_max_cost: step.undo_max_cost(),
             needs: Needed::All,
+            counting: Counting::default(),
             guard: None,
         }
     }
@@ -172,7 +175,7 @@ impl Plan {
             UnitKind::Undo => &[],
         };
         let successors = successors.iter().map(|next| as_index(*next)).collect();
-        Settlement { lease: lease.clone(), finding, successors }
+        Settlement { lease: lease.clone(), finding, successors, decision: None }
     }
 
     /// The undos of a rollback of scope `plan`, as the Rollback Coordinator makes them.

@@ -9,7 +9,7 @@ use dat_plan::event::EventKind;
 use dat_topology::{Exchange, key};
 use tokio::time::timeout;
 
-use super::file::{Files, PlanFile};
+use super::file::{self, Files, PlanFile};
 use super::journey::{Journeys, Step};
 use crate::cli::broker::Broker;
 use crate::cli::failure::{Answer, Failure};
@@ -107,7 +107,7 @@ impl Submit {
 fn check(files: &[PlanFile]) -> Result<(), Failure> {
     let mut bad = 0;
     for file in files {
-        if let Err(faults) = file.check() {
+        if let Err(faults) = file::check(file) {
             file.say_faults(&faults)?;
             bad += 1;
         }

@@ -6,7 +6,7 @@ use clap::Args;
 use dat_plan::check::Checked;
 use serde_json::json;
 
-use super::file::{Files, PlanFile};
+use super::file::{self, Files, PlanFile};
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output::{self, OutputFlag};
 
@@ -32,7 +32,7 @@ impl Validate {
         let mut all_valid = true;
         let mut reports = Vec::new();
         for file in self.files.read()? {
-            let checked = file.check();
+            let checked = file::check(&file);
             all_valid &= checked.is_ok();
             if self.output.is_json() {
                 reports.push(match checked {

@@ -37,6 +37,8 @@ fn inputs() -> Inputs {
             key: StepKey("order".to_owned()),
             index: 2,
             attempt: 1,
+            connector: "mux".to_owned(),
+            action: "order.place".to_owned(),
             parameters: object(json!({
                 "quantity": 100, "price": 9.5, "whole": 2.0, "sku": "X", "tags": ["a", "b"], "none": null,
                 "nested": {"deep": [{"n": 1}, {"n": 2}]}, "huge": 9_223_372_036_854_775_807_i64,
@@ -46,6 +48,7 @@ fn inputs() -> Inputs {
         results: object(
             json!({"listing": {"listing_id": "L-1", "ok": true}, "ads": {"ok": true, "cost": 5}}),
         ),
+        counts: crate::inputs::Counts::default(),
     }
 }
 
