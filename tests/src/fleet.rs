@@ -160,15 +160,38 @@ impl Fleet {
     pub async fn dat(&self, arguments: &[&str]) -> String {
         command(&self.realm, arguments).await
     }
+
+    /// Runs a `dat` command that must not succeed; gives what it wrote.
+    pub async fn dat_refused(&self, arguments: &[&str]) -> String {
+        let (succeeded, written) = run(&self.realm, arguments).await;
+        assert!(!succeeded, "dat {arguments:?} succeeded: {written}");
+        written
+    }
+
+    /// A file beside the processes' logs; gives its path.
+    #[must_use]
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.logs.join(name);
+        std::fs::write(&path, content).expect("a file");
+        path.display().to_string()
+    }
 }
 
 async fn command(realm: &Realm, arguments: &[&str]) -> String {
+    let (succeeded, written) = run(realm, arguments).await;
+    assert!(succeeded, "dat {arguments:?} failed: {written}");
+    written
+}
+
+/// Whether a command succeeded, and what it wrote; with what it noted where it did not.
+async fn run(realm: &Realm, arguments: &[&str]) -> (bool, String) {
     let run = process::dat(&words(arguments), &realm.environment()).output();
     let output = within(format_args!("dat {arguments:?}"), run).await.expect("dat starts");
-    let written = String::from_utf8_lossy(&output.stdout).into_owned();
-    let noted = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "dat {arguments:?} failed, {}: {written}{noted}", output.status);
-    written
+    let mut written = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        written.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
+    (output.status.success(), written)
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -13,7 +13,7 @@ use crate::world::SandboxClient;
 
 impl Fleet {
     /// Checks, once every plan has ended, that the audit finds no fault, that FLO and PTE received every event of
-    /// theirs in order, that FLO nets what the ledger says, that no effect happened twice, and that MUX charged what
+    /// theirs in order, that every decision comes out the same when it is made again, that FLO nets what the ledger says, that no effect happened twice, and that MUX charged what
     /// was booked.
     pub async fn check_everything(&self) {
         let audit = self.store().audit(None).await.expect("the database answers");
@@ -30,6 +30,7 @@ impl Fleet {
                 plan.reserved
             );
         }
+        self.dat(&["audit", "recheck"]).await;
         let logged = self.logged().await;
         let sandbox = self.sandbox();
         received(&sandbox, "flo", &logged, Destination::Flo).await;
