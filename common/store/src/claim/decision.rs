@@ -1,7 +1,8 @@
 //! Deciding under lock: approval, control, guards and budget, for one request after the other.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_plan::event::EventKind;
+use dat_plan::budget::Account;
+use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::ids::idempotency_key;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
@@ -149,8 +150,11 @@ impl Claim {
                 );
                 if !waits_for_budget(row.wait_reason.as_deref()) {
                     self.events.push(
-                        plan.event(EventKind::BudgetRefused, self.now)
+                        shortage(plan.event(EventKind::BudgetRefused, self.now), level.account, need)
                             .step(&row.step_key, attempt)
+                            .with("final", false)
+                            .with("currency", plan.currency.as_str())
+                            .with("period", period)
                             .because(&reason),
                     );
                 }
@@ -289,9 +293,10 @@ impl Claim {
             let never = account.never_fits(held, need);
             if never || !waits_for_budget(row.wait_reason.as_deref()) {
                 self.events.push(
-                    plan.event(EventKind::BudgetRefused, self.now)
+                    shortage(plan.event(EventKind::BudgetRefused, self.now), account, need)
                         .step(&row.step_key, row.attempts + 1)
                         .with("final", never)
+                        .with("currency", plan.currency.as_str())
                         .because(&reason),
                 );
             }
@@ -303,6 +308,16 @@ impl Claim {
         }
         Ok(())
     }
+}
+
+/// The figures that a refusal was decided by, read under the account's lock.
+fn shortage(event: NewEvent, account: Account, need: i64) -> NewEvent {
+    event
+        .with("needed", need)
+        .with("settled", account.settled)
+        .with("reserved", account.reserved)
+        .with("limit", account.limit)
+        .with("short", account.short_by(need))
 }
 
 fn waits_for_budget(reason: Option<&str>) -> bool {
