@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::settings::WorkerSettings;
+use crate::windows::Windows;
 
 /// One worker process.
 pub(crate) struct Fleet {
@@ -30,6 +31,7 @@ pub(crate) struct Fleet {
     pub(crate) connectors: Connectors,
     pub(crate) documents: Documents,
     pub(crate) limits: Limits,
+    pub(crate) windows: Windows,
     pub(crate) live: Live,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,

@@ -20,6 +20,8 @@ mod orchestrator;
 mod outcomes;
 mod plan_approved;
 mod plan_submitted;
+mod reconciler;
+mod recovery;
 mod references;
 mod relay;
 mod runner;
@@ -29,6 +31,7 @@ mod step_dispatch;
 mod step_failed;
 mod sweeper;
 mod trace;
+mod windows;
 mod worker;
 
 use std::process::ExitCode;

@@ -24,6 +24,7 @@ Changes nothing.
 Examples:
   dat audit verify                                          everything
   dat audit verify PLAN     the newest version of one plan
+  dat audit verify --full   every account from its beginning, not from its last snapshot
   dat audit verify --output json | jq .faults")]
 pub(crate) struct Verify {
     /// Only this plan, as UUID or UUID/VERSION (the newest version if none is given)
@@ -31,6 +32,9 @@ pub(crate) struct Verify {
     /// Its version
     #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(i32).range(1..))]
     version: Option<i32>,
+    /// Follow every account from its beginning, through every snapshot, not only from its last one
+    #[arg(long, conflicts_with = "plan")]
+    full: bool,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -53,7 +57,7 @@ impl Verify {
                 Some(name.find(&store).await?.ok_or_else(|| plan_name::unknown(name.id))?)
             }
         };
-        let report = store.audit(only).await?;
+        let report = if self.full { store.audit_full().await? } else { store.audit(only).await? };
         if let Some(plan) = only
             && report.streams == 0
         {
