@@ -17,6 +17,9 @@ use crate::limits::{Candidates, Limited};
 
 /// How long a step waits when a window cannot be asked or is being rebuilt.
 const WINDOW_WAIT: TimeDelta = TimeDelta::milliseconds(500);
+/// How long one waits for room at most before it asks again: what others use less than they reserved comes back long
+/// before an hour turns.
+const FULL_WAIT: TimeDelta = TimeDelta::seconds(5);
 
 /// What a batch reserved in token windows.
 #[derive(Debug, Default)]
@@ -82,7 +85,7 @@ impl Windows {
                     reserved.units.push((batch[*place].0.unit, reservation.clone()));
                     Limited::Pass
                 }
-                Ok(WindowAnswer::Full(until)) => wait(until, "its token window is full until it turns"),
+                Ok(WindowAnswer::Full(turn)) => wait(turn.min(now + FULL_WAIT), "its token window is full"),
                 Ok(WindowAnswer::TooLarge { limit }) => Limited::Never(format!(
                     "it may use {amount} tokens and a whole window allows {limit}: lower its max_cost or raise the window"
                 )),
