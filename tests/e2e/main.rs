@@ -19,6 +19,8 @@ mod live;
 mod poison;
 mod python;
 mod readme;
+mod reconcile;
 mod redis_loss;
 mod scenario_table;
 mod scenarios;
+mod token_trace;

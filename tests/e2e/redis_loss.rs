@@ -24,7 +24,7 @@ limit = 1000000
 ";
 
 /// Two workers whose Redis is theirs alone.
-async fn fleet(redis: &PrivateRedis) -> Fleet {
+pub(crate) async fn fleet(redis: &PrivateRedis) -> Fleet {
     let environment = vec![("REDIS_URL".to_owned(), redis.url())];
     let worker = WorkerOptions { environment, ..WorkerOptions::default() };
     let settings = format!("{}{LIMITS}", crowd::settings());
@@ -62,16 +62,20 @@ async fn redis_flushed_and_restarted_empty_amid_200_plans_costs_nothing() {
 }
 
 /// A plan of one step that may use 100 tokens and uses 60.
-async fn submit_call(producer: &Producer, name: &str) -> PlanKey {
+pub(crate) async fn submit_call(producer: &Producer, name: &str) -> PlanKey {
     let step = StepDraft::new("call", &json!({"cost": 60})).set("max_cost", 100);
     let budget = json!({"amount": 100, "currency": "token"});
     producer.submit(&PlanDraft::new(name).set("budget", budget).step(step).document()).await
 }
 
-/// What every window together has counted; however often it turned meanwhile.
-async fn counted(redis: &PrivateRedis, fleet: &Fleet) -> redis::RedisResult<i64> {
+/// What every window of the present era together has counted; however often it turned meanwhile.
+pub(crate) async fn counted(redis: &PrivateRedis, fleet: &Fleet) -> redis::RedisResult<i64> {
     let mut connection = redis.connection().await?;
-    let pattern = format!("{}:window:*", fleet.realm().namespace.as_deref().unwrap_or("dat"));
+    let namespace = fleet.realm().namespace.as_deref().unwrap_or("dat");
+    let marker: String =
+        connection.get::<_, Option<String>>(format!("{namespace}:windows")).await?.unwrap_or_default();
+    let era = marker.split(' ').next().unwrap_or_default();
+    let pattern = format!("{namespace}:window:*:{era}");
     let mut keys = Vec::new();
     let mut found = connection.scan_match::<_, String>(pattern).await?;
     while let Some(key) = found.next_item().await {
@@ -85,7 +89,7 @@ async fn counted(redis: &PrivateRedis, fleet: &Fleet) -> redis::RedisResult<i64>
     Ok(sum)
 }
 
-async fn wait_until_counted(redis: &PrivateRedis, fleet: &Fleet, tokens: i64) {
+pub(crate) async fn wait_until_counted(redis: &PrivateRedis, fleet: &Fleet, tokens: i64) {
     eventually(format_args!("the windows count {tokens}"), async || match counted(redis, fleet).await {
         Ok(sum) if sum == tokens => Ok(()),
         other => Err(other),

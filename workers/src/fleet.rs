@@ -18,6 +18,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::settings::WorkerSettings;
+use crate::windows::Windows;
 
 /// One worker process.
 pub(crate) struct Fleet {
@@ -32,6 +33,7 @@ pub(crate) struct Fleet {
     pub(crate) documents: Documents,
     pub(crate) operators: Operators,
     pub(crate) limits: Limits,
+    pub(crate) windows: Windows,
     pub(crate) live: Live,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,

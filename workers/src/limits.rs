@@ -1,7 +1,7 @@
-//! What is asked outside the database before a claim: rate, token windows, and the live copies of budgets.
+//! What is asked outside the database before a claim: rate, and the live copies of budgets.
 //!
 //! Redis only postpones; what may be spent is PostgreSQL's to say, in the claim. Rates fail open to a limiter in the
-//! process; token windows fail closed until they are rebuilt from the ledger; copies are refilled from rows.
+//! process; copies are refilled from rows. (Token windows fail closed: `windows`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,19 +9,17 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{
     AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, LocalRate, RateLimit, RateRequest, RateSchedule,
-    RuntimeStore, TokenWindow, TokenWindows, Turn, WindowAnswer, WindowEntry, WindowRequest, fits,
-    slot_is_valid,
+    RuntimeStore, Turn, fits, slot_is_valid,
 };
 use dat_plan::UnitKind;
-use dat_store::{AccountView, BUDGET_WAIT, Candidate, Store, TokenUsage};
+use dat_store::{AccountView, BUDGET_WAIT, Candidate};
 
 use crate::documents::Prepared;
 use crate::settings::{BadSetting, RateSetting, Settings};
+use crate::windows::reservation_id;
 
 /// How far ahead the rate schedule gives slots.
 const RATE_HORIZON: std::time::Duration = std::time::Duration::from_mins(1);
-/// How long a step waits when a window cannot be asked or is being rebuilt.
-const WINDOW_WAIT: TimeDelta = TimeDelta::milliseconds(500);
 
 /// What the limits say of a candidate.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,10 +38,8 @@ pub(crate) type Candidates = Vec<(Candidate, Arc<Prepared>)>;
 /// The limits of this fleet.
 pub(crate) struct Limits {
     rates: Vec<(RateSetting, RateLimit)>,
-    windows: Vec<TokenWindow>,
     schedule: RateSchedule,
     local: LocalRate,
-    token_windows: TokenWindows,
     copies: AccountCopies,
 }
 
@@ -56,20 +52,18 @@ impl Limits {
             .collect::<Result<Vec<_>, BadSetting>>()?;
         Ok(Self {
             rates,
-            windows: settings.token_window.clone(),
             schedule: RateSchedule::new(runtime.clone(), RATE_HORIZON),
             local: LocalRate::default(),
-            token_windows: TokenWindows::new(runtime.clone()),
             copies: AccountCopies::new(runtime.clone()),
         })
     }
 
-    /// Asks for a batch: at most one call each for copies, rates and windows, whatever its size.
-    pub(crate) async fn ask(&self, store: &Store, batch: &Candidates, now: DateTime<Utc>) -> Vec<Limited> {
+    /// Asks for a batch: at most one call each for copies and rates, whatever its size. Token windows are asked after
+    /// these, of what may pass.
+    pub(crate) async fn ask(&self, batch: &Candidates, now: DateTime<Utc>) -> Vec<Limited> {
         let mut said = vec![Limited::Pass; batch.len()];
         self.ask_copies(batch, &mut said, now).await;
         self.ask_rates(batch, &mut said, now).await;
-        self.ask_windows(store, batch, &mut said, now).await;
         said
     }
 
@@ -170,106 +164,9 @@ impl Limits {
         }
     }
 
-    async fn ask_windows(&self, store: &Store, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
-        let mut asked: Vec<(usize, String, i64, Vec<&TokenWindow>)> = Vec::new();
-        for (place, (candidate, plan)) in batch.iter().enumerate() {
-            let counted = plan.document.budget.currency.as_str() == "token"
-                && candidate.unit.kind == UnitKind::Action
-                && said[place] == Limited::Pass;
-            if !counted {
-                continue;
-            }
-            let windows: Vec<&TokenWindow> = self
-                .windows
-                .iter()
-                .filter(|w| w.counts(&candidate.tenant, &candidate.connector, &candidate.action))
-                .collect();
-            if !windows.is_empty() {
-                let cost = plan.unit(candidate.unit).map_or(0, |spec| spec.max_cost);
-                asked.push((place, reservation_id(candidate), cost, windows));
-            }
-        }
-        if asked.is_empty() {
-            return;
-        }
-        let requests: Vec<WindowRequest<'_>> = asked
-            .iter()
-            .map(|(_, reservation, amount, windows)| WindowRequest { reservation, amount: *amount, windows })
-            .collect();
-        let answers = self.token_windows.reserve(&requests).await;
-        let mut lost = false;
-        for (index, (place, _, amount, _)) in asked.iter().enumerate() {
-            let wait =
-                |until, reason: &str| Limited::Wait { until, reason: reason.to_owned(), rate_slot: None };
-            said[*place] = match answers.as_ref().map(|answers| &answers[index]) {
-                Ok(WindowAnswer::Reserved) => Limited::Pass,
-                Ok(WindowAnswer::Full(until)) => wait(*until, "its token window is full until it turns"),
-                Ok(WindowAnswer::TooLarge { limit }) => Limited::Never(format!(
-                    "it may use {amount} tokens and a whole window allows {limit}: lower its max_cost or raise the window"
-                )),
-                Ok(WindowAnswer::Lost) => {
-                    lost = true;
-                    wait(now + WINDOW_WAIT, "token windows were lost and are being rebuilt from the ledger")
-                }
-                Err(_) => wait(now + WINDOW_WAIT, "token windows cannot be asked: Redis is away"),
-            };
-        }
-        if lost {
-            self.rebuild(store, now).await;
-        }
-    }
-
-    /// Rebuilds token windows from the ledger after a loss.
-    async fn rebuild(&self, store: &Store, now: DateTime<Utc>) {
-        let usage = match store.token_usage(now - TimeDelta::hours(1)).await {
-            Ok(usage) => usage,
-            Err(error) => {
-                tracing::warn!(%error, "token windows stay closed");
-                return;
-            }
-        };
-        let entries: Vec<WindowEntry> = usage.iter().flat_map(|used| self.entries(used)).collect();
-        match self.token_windows.rebuild(&entries).await {
-            Ok(true) => tracing::warn!(entries = entries.len(), "token windows were rebuilt from the ledger"),
-            Ok(false) => {}
-            Err(away) => tracing::warn!(%away, "token windows stay closed"),
-        }
-    }
-
-    fn entries<'a>(&'a self, used: &'a TokenUsage) -> impl Iterator<Item = WindowEntry> + 'a {
-        self.windows.iter().filter(|w| w.counts(&used.tenant, &used.connector, &used.action)).map(|window| {
-            WindowEntry {
-                window: window.at(used.reserved_at),
-                reservation: format!("{}/{}/{}", used.unit.plan, used.unit.index, used.attempt),
-                amount: used.amount,
-                settled: used.settled,
-            }
-        })
-    }
-
-    /// Corrects windows by what was really used.
-    pub(crate) async fn settle(&self, actuals: &[(String, i64)]) {
-        if self.windows.is_empty() || actuals.is_empty() {
-            return;
-        }
-        let actuals: Vec<(&str, i64)> = actuals.iter().map(|(id, used)| (id.as_str(), *used)).collect();
-        if let Err(away) = self.token_windows.settle(&actuals).await {
-            tracing::debug!(%away, "windows keep the upper bound until they turn");
-        }
-    }
-
     /// Replaces the live copies of accounts that changed.
     pub(crate) async fn copy(&self, accounts: &[AccountView]) {
-        let copies: Vec<AccountCopy> = accounts
-            .iter()
-            .map(|view| AccountCopy {
-                account: view.account_id.to_string(),
-                version: view.version,
-                limit: view.account.limit,
-                settled: view.account.settled,
-                reserved: view.account.reserved,
-            })
-            .collect();
+        let copies: Vec<AccountCopy> = accounts.iter().map(copy_of).collect();
         if copies.is_empty() {
             return;
         }
@@ -278,15 +175,26 @@ impl Limits {
         }
     }
 
+    /// The live copies.
+    pub(crate) const fn copies(&self) -> &AccountCopies {
+        &self.copies
+    }
+
     /// Forgets local limiters that are full again.
     pub(crate) fn tidy(&self) {
         self.local.retain_recent();
     }
 }
 
-/// The id of what a candidate reserves: step and attempt.
-fn reservation_id(candidate: &Candidate) -> String {
-    format!("{}/{}/{}", candidate.unit.plan, candidate.unit.index, candidate.attempt)
+/// A row's live copy.
+pub(crate) fn copy_of(view: &AccountView) -> AccountCopy {
+    AccountCopy {
+        account: view.account_id.to_string(),
+        version: view.version,
+        limit: view.account.limit,
+        settled: view.account.settled,
+        reserved: view.account.reserved,
+    }
 }
 
 fn counts(setting: &RateSetting, candidate: &Candidate) -> bool {

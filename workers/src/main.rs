@@ -22,6 +22,8 @@ mod outcomes;
 mod plan_approved;
 mod plan_submitted;
 mod recheck;
+mod reconciler;
+mod recovery;
 mod references;
 mod relay;
 mod runner;
@@ -31,6 +33,7 @@ mod step_dispatch;
 mod step_failed;
 mod sweeper;
 mod trace;
+mod windows;
 mod worker;
 
 use std::process::ExitCode;

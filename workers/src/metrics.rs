@@ -36,6 +36,9 @@ pub(crate) struct Metrics {
     oldest: IntGaugeVec,
     due_plans: IntGauge,
     sweeper_finds: IntCounterVec,
+    drift: IntCounterVec,
+    rebuilds: IntCounterVec,
+    rebuild_duration: HistogramVec,
     slots_busy: IntGauge,
     reconnects: IntGauge,
 }
@@ -170,6 +173,22 @@ impl Metrics {
                 "What the sweeper found that no message told of",
                 "what",
             )?,
+            drift: make.counters(
+                "dat_reconciler_drift_total",
+                "What drifted from PostgreSQL and was repaired, by kind",
+                "kind",
+            )?,
+            rebuilds: make.counters(
+                "dat_runtime_rebuilds_total",
+                "Fillings of Redis from the ledger by this worker, by cause",
+                "cause",
+            )?,
+            rebuild_duration: make.histograms(
+                "dat_runtime_rebuild_seconds",
+                "From when a loss of Redis was noticed until its filling counted",
+                "cause",
+                SECONDS,
+            )?,
             slots_busy: make.gauge("dat_worker_slots_busy", "Attempts that run now")?,
             reconnects: make.gauge("dat_bus_reconnects", "Reconnects to the broker since the start")?,
             registry: make.0,
@@ -259,6 +278,20 @@ impl Metrics {
     pub(crate) fn sweeper_found(&self, what: &str, count: usize) {
         if count > 0 {
             self.sweeper_finds.with_label_values(&[what]).inc_by(count as u64);
+        }
+    }
+
+    pub(crate) fn drift(&self, kind: &str, count: usize) {
+        if count > 0 {
+            self.drift.with_label_values(&[kind]).inc_by(count as u64);
+        }
+    }
+
+    /// Redis was filled; where it had been lost, so many seconds after that was noticed.
+    pub(crate) fn rebuilt(&self, cause: &str, seconds: Option<f64>) {
+        self.rebuilds.with_label_values(&[cause]).inc();
+        if let Some(seconds) = seconds {
+            self.rebuild_duration.with_label_values(&[cause]).observe(seconds);
         }
     }
 

@@ -166,7 +166,7 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
     }
     fleet.bells.log.notify_one();
     ring(fleet, dispatcher, &report).await;
-    fleet.limits.settle(&used).await;
+    fleet.windows.settle(&used).await;
     fleet.limits.copy(&report.accounts).await;
 }
 

@@ -17,8 +17,10 @@ use crate::fleet::Fleet;
 use crate::guard::StepGuard;
 use crate::limits::{Candidates, Limited};
 use crate::outcomes::Ended;
+use crate::recovery;
 use crate::runner::{self, Running};
 use crate::stage::{Disposition, Parked, Stage};
+use crate::windows::Reserved;
 
 /// How soon a claim that met a locked plan looks again.
 const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
@@ -137,7 +139,13 @@ impl Dispatcher {
     /// Asks the limits, then the database. Gives whether anything moved.
     async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
         let fleet = &*self.fleet;
-        let said = fleet.limits.ask(&fleet.store, batch, fleet.now()).await;
+        let now = fleet.now();
+        let mut said = fleet.limits.ask(batch, now).await;
+        let reserved = fleet.windows.ask(batch, &mut said, now).await;
+        if reserved.lost {
+            recovery::look(fleet).await?;
+        }
+        crate::fault::point("claim.after_windows");
         let guards: Vec<StepGuard> = batch
             .iter()
             .map(|(candidate, plan)| StepGuard {
@@ -149,10 +157,21 @@ impl Dispatcher {
         let requests: Vec<ClaimRequest<'_>> =
             said.into_iter().zip(&guards).map(|(said, guard)| request(said, guard)).collect();
         let now = fleet.now();
-        let report = match fleet.store.claim(&requests, &fleet.name, fleet.lease_end(now), now).await {
-            Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
-            other => other?,
+        let claimed =
+            fleet.store.claim_in_era(&requests, reserved.era, &fleet.name, fleet.lease_end(now), now).await;
+        let report = match claimed {
+            Ok(Some(report)) => report,
+            // Redis was lost since the batch reserved in it: all of it is asked again.
+            Ok(None) => {
+                fleet.bells.dispatch.set(now + CONTENDED, now);
+                return Ok(false);
+            }
+            Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &reserved, &error).await?,
+            // Whether it committed is not known: the reconciler looks what became of what was reserved.
+            Err(error) => return Err(error),
         };
+        let taken = |unit| report.claimed.iter().any(|claimed| claimed.lease.unit == unit);
+        fleet.windows.give_back(&reserved, taken).await;
         if report.stale > 0 {
             // An operator has set other rules since; what they concern is due still.
             fleet.operators.refresh(&fleet.store).await?;
@@ -170,6 +189,7 @@ impl Dispatcher {
     async fn claim_singly(
         &self,
         requests: &[ClaimRequest<'_>],
+        reserved: &Reserved,
         refusal: &StoreError,
     ) -> Result<ClaimReport, StoreError> {
         let fleet = &*self.fleet;
@@ -178,8 +198,9 @@ impl Dispatcher {
         for request in requests {
             let now = fleet.now();
             let one = std::slice::from_ref(request);
-            match fleet.store.claim(one, &fleet.name, fleet.lease_end(now), now).await {
-                Ok(report) => {
+            match fleet.store.claim_in_era(one, reserved.era, &fleet.name, fleet.lease_end(now), now).await {
+                Ok(None) => return Ok(whole),
+                Ok(Some(report)) => {
                     whole.claimed.extend(report.claimed);
                     whole.refused.extend(report.refused);
                     whole.accounts.extend(report.accounts);

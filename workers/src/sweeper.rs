@@ -13,7 +13,7 @@ use crate::orchestrator;
 
 /// Rows of a kind in one sweep.
 const PASS: i64 = 500;
-/// How often partitions are made ahead and limiters tidied.
+/// How often partitions are made ahead, turned periods rolled up and limiters tidied.
 const CHORES: TimeDelta = TimeDelta::minutes(10);
 
 /// Sweeps until the worker drains.
@@ -46,6 +46,7 @@ async fn sweep(fleet: &Fleet, chores_due: &mut DateTime<Utc>) -> Result<(), Stor
     if *chores_due <= now {
         *chores_due = now + CHORES;
         fleet.store.ensure_partitions(now).await?;
+        fleet.store.roll_up_turned(PASS, now).await?;
         fleet.limits.tidy();
     }
     let stranded = fleet.store.release_stranded(now).await?;

@@ -31,6 +31,7 @@ use crate::operators::Operators;
 use crate::outcomes;
 use crate::plan_approved::Verdicts;
 use crate::plan_submitted::PlanSubmitted;
+use crate::reconciler;
 use crate::relay;
 use crate::runner::Running;
 use crate::settings::Settings;
@@ -38,6 +39,7 @@ use crate::stage;
 use crate::step_dispatch::{Dispatcher, StepDispatch};
 use crate::step_failed::{Coordinator, StepFailed};
 use crate::sweeper;
+use crate::windows::Windows;
 
 /// How long Redis may take to answer: the copies and limits in it only postpone.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -57,7 +59,7 @@ pub(crate) enum Role {
     StepFailed,
     /// Publishes the log.
     Relay,
-    /// Finds what nobody was told of.
+    /// Finds what nobody was told of, and reconciles ledger, reservations and Redis.
     Sweeper,
 }
 
@@ -155,7 +157,9 @@ impl Worker {
                     stages.spawn(async move { second.follow_bells().await });
                 }
                 Role::Sweeper => {
+                    let reconciling = Arc::clone(&fleet);
                     stages.spawn(async move { sweeper::run(&fleet).await });
+                    stages.spawn(async move { reconciler::run(&reconciling).await });
                 }
                 Role::Relay => {}
             }
@@ -243,6 +247,7 @@ fn assemble(
     let runtime = RuntimeStore::connect(&settings.redis_url, settings.redis_namespace(), REDIS_TIMEOUT)
         .map_err(cannot)?;
     let limits = Limits::new(settings, &runtime).map_err(cannot)?;
+    let windows = Windows::new(&settings.token_window, &runtime, &name);
     let (live, writer) = Live::new(&runtime);
     let mux = Mux::new(bus.rpc_client(None), topology.exchange(Exchange::Mux).name());
     let fleet = Fleet {
@@ -256,6 +261,7 @@ fn assemble(
         documents: Documents::new(),
         operators: Operators::default(),
         limits,
+        windows,
         live,
         metrics: Metrics::new().map_err(cannot)?,
         clock: Arc::new(SystemClock),

@@ -67,6 +67,13 @@ impl AccountCopies {
         self.0.get(&keys).await
     }
 
+    /// Removes copies that are of no row, in one round trip; the next change of the account, or the next look, puts the
+    /// right one.
+    pub async fn remove(&self, accounts: &[&str]) -> Result<(), RedisAway> {
+        let keys: Vec<String> = accounts.iter().map(|account| key(account)).collect();
+        self.0.remove(&keys).await
+    }
+
     /// Whether an amount fits at every one of the accounts.
     pub async fn affordable(&self, accounts: &[&str], amount: i64) -> Result<Affordable, RedisAway> {
         Ok(fits(&self.get(accounts).await?, amount))
@@ -85,6 +92,13 @@ pub fn fits(copies: &[Option<AccountCopy>], amount: i64) -> Affordable {
     } else {
         Affordable::Yes
     }
+}
+
+/// Whether a copy can be of a row that was read *after* it: not newer than the row, and the same where it is of the
+/// same version.
+#[must_use]
+pub fn can_be_of(copy: &AccountCopy, row: &AccountCopy) -> bool {
+    copy.version < row.version || copy == row
 }
 
 fn key(account: &str) -> String {

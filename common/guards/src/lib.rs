@@ -19,12 +19,13 @@ mod local_rate;
 mod predicate;
 mod rate;
 mod redis;
+mod token_windows;
 mod versioned;
 mod window;
 
 pub use conditions::{Conditions, When};
 pub use constraints::{Cap, ConstraintSet, Counter, Origin, RateRule, StepPlace};
-pub use copy::{AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, fits};
+pub use copy::{AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, can_be_of, fits};
 pub use decision::{Decision, Verdict, Violation};
 pub use inputs::{BudgetFacts, Counted, Counts, Inputs, PlanFacts, StepFacts};
 pub use live_plan::{Lifetimes, LivePlan, LivePlans};
@@ -32,4 +33,8 @@ pub use local_rate::LocalRate;
 pub use predicate::{CelCheck, Outcome, Place, Predicate, PredicateFault, Reads, ResultsRead};
 pub use rate::{BadLimit, RateLimit, RateRequest, RateSchedule, Turn, slot_is_valid};
 pub use redis::{BadStore, PAUSE, RedisAway, RuntimeStore};
-pub use window::{Period, TokenWindow, TokenWindows, WindowAnswer, WindowEntry, WindowKey, WindowRequest};
+pub use token_windows::TokenWindows;
+pub use window::{
+    Period, TokenWindow, WindowAnswer, WindowAnswers, WindowCount, WindowCounts, WindowEntry, WindowKey,
+    WindowRequest,
+};

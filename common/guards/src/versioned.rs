@@ -46,6 +46,18 @@ impl Versioned {
         if any { self.store.run(&call).await } else { Ok(0) }
     }
 
+    /// Removes values in one round trip.
+    pub(crate) async fn remove(&self, keys: &[String]) -> Result<(), RedisAway> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("DEL");
+        for key in keys {
+            command.arg(self.store.key(key));
+        }
+        self.store.query::<i64>(&command).await.map(|_| ())
+    }
+
     /// Reads values in one round trip, in the order of the keys; what is absent, or written in a form that this
     /// version of DAT does not read, is `None`: the caller reads the row.
     pub(crate) async fn get<T: DeserializeOwned>(

@@ -92,6 +92,10 @@ pub enum EventKind {
     SubmissionRejected,
     /// A message was parked that is no submission: `message.parked`.
     MessageParked,
+    /// Redis lost what it held: `runtime.lost`. No total is touched by it; token windows are closed.
+    RuntimeLost,
+    /// What Redis lost was rebuilt from the ledger: `runtime.rebuilt`. Token windows are open.
+    RuntimeRebuilt,
     /// An operator acted: `control.<act>`.
     Control(ControlAct),
 }
@@ -127,6 +131,8 @@ impl EventKind {
             Self::ConstraintViolated => "constraint.violated".to_owned(),
             Self::SubmissionRejected => "submission.rejected".to_owned(),
             Self::MessageParked => "message.parked".to_owned(),
+            Self::RuntimeLost => "runtime.lost".to_owned(),
+            Self::RuntimeRebuilt => "runtime.rebuilt".to_owned(),
             Self::Control(act) => format!("control.{}", act.as_str()),
         }
     }
@@ -151,6 +157,8 @@ impl EventKind {
             | Self::ConstraintViolated
             | Self::SubmissionRejected
             | Self::MessageParked
+            | Self::RuntimeLost
+            | Self::RuntimeRebuilt
             | Self::Control(_) => &[Destination::Events],
         }
     }
@@ -176,6 +184,8 @@ impl std::str::FromStr for EventKind {
             ("constraint", "violated") => Self::ConstraintViolated,
             ("submission", "rejected") => Self::SubmissionRejected,
             ("message", "parked") => Self::MessageParked,
+            ("runtime", "lost") => Self::RuntimeLost,
+            ("runtime", "rebuilt") => Self::RuntimeRebuilt,
             ("control", act) => {
                 Self::Control(ControlAct::ALL.into_iter().find(|a| a.as_str() == act).ok_or_else(unknown)?)
             }
@@ -320,6 +330,8 @@ mod tests {
             EventKind::ConstraintViolated,
             EventKind::SubmissionRejected,
             EventKind::MessageParked,
+            EventKind::RuntimeLost,
+            EventKind::RuntimeRebuilt,
         ];
         kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
         kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));

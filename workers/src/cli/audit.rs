@@ -68,10 +68,14 @@ Changes nothing.
 Examples:
   dat audit verify                                          everything
   dat audit verify PLAN     the newest version of one plan
+  dat audit verify --full   every account from its beginning, not from its last snapshot
   dat audit verify --output json | jq .faults")]
 pub(crate) struct Verify {
     #[command(flatten)]
     which: Which,
+    /// Follow every account from its beginning, through every snapshot, not only from its last one
+    #[arg(long, conflicts_with = "plan")]
+    full: bool,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -89,7 +93,7 @@ impl Verify {
     async fn run(self, session: &Session) -> Answer {
         let store = session.store().await?;
         let only = self.which.find(&store).await?;
-        let report = store.audit(only).await?;
+        let report = if self.full { store.audit_full().await? } else { store.audit(only).await? };
         if let Some(plan) = only
             && report.streams == 0
         {

@@ -4,6 +4,7 @@
 //! them by the pure arithmetic of `dat_plan::budget`, and is written once at the transaction's end.
 
 mod rows;
+mod snapshot;
 mod tenant;
 mod view;
 
@@ -24,6 +25,8 @@ use crate::plan_row::LockedPlan;
 #[derive(Debug, Clone)]
 struct Row {
     view: AccountView,
+    /// What it held when it was locked, or last written.
+    before: Account,
     dirty: bool,
 }
 
@@ -48,6 +51,8 @@ struct Entry {
     word: &'static str,
     part: &'static str,
     amount: i64,
+    /// How much of a spend had been reserved.
+    held: i64,
     tenant: String,
     currency: String,
     accounts: Vec<i64>,
@@ -108,8 +113,8 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         self.each(&accounts, |account| account.reserve(action + undo))?;
         let unit = UnitKey { plan: plan.key, kind: UnitKind::Action, index: step.0 };
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendReserved, "action", action, &accounts)?;
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendReserved, "undo", undo, &accounts)?;
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendReserved, "action", (action, 0), &accounts)?;
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendReserved, "undo", (undo, 0), &accounts)?;
         self.reservations.insert(
             (plan.key, step.0, attempt),
             Reservation {
@@ -150,9 +155,18 @@ impl Ledger {
             account.settle(held, spent);
         })?;
         let unit = UnitKey { plan: plan.key, kind: UnitKind::Action, index: step.0 };
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendIncurred, "action", spent, &accounts)?;
+        self.enter(
+            plan,
+            unit,
+            step.1,
+            attempt,
+            EventKind::SpendIncurred,
+            "action",
+            (spent, held.min(spent)),
+            &accounts,
+        )?;
         let rest = (held - spent).max(0);
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendReleased, "action", rest, &accounts)?;
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendReleased, "action", (rest, 0), &accounts)?;
         Ok((spent - held).max(0))
     }
 
@@ -182,7 +196,7 @@ impl Ledger {
             account.settle(held, spent);
         })?;
         let unit = UnitKey { plan: plan.key, kind: UnitKind::Undo, index: step.0 };
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendIncurred, "undo", spent, &accounts)?;
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendIncurred, "undo", (spent, held), &accounts)?;
         Ok(spent - held)
     }
 
@@ -208,7 +222,7 @@ impl Ledger {
         let (rest, accounts) = (reservation.undo_amount, reservation.accounts.clone());
         self.each(&accounts, |account| account.release(rest))?;
         let unit = UnitKey { plan: plan.key, kind: UnitKind::Action, index: step.0 };
-        self.enter(plan, unit, step.1, attempt, EventKind::SpendReleased, "undo", rest, &accounts)
+        self.enter(plan, unit, step.1, attempt, EventKind::SpendReleased, "undo", (rest, 0), &accounts)
     }
 
     /// Money came back: it restores capacity where it was spent.
@@ -227,7 +241,7 @@ impl Ledger {
             .map_or_else(|| otherwise.to_vec(), |(_, r)| r.accounts.clone());
         self.each(&accounts, |account| account.refund(amount))?;
         let part = if unit.kind == UnitKind::Action { "action" } else { "undo" };
-        self.enter(plan, unit, step, attempt, EventKind::RefundIssued, part, amount, &accounts)
+        self.enter(plan, unit, step, attempt, EventKind::RefundIssued, part, (amount, 0), &accounts)
     }
 
     /// Loads what is still open of a plan that is about to end, then gives all of it back. The ledger was opened with
@@ -299,7 +313,7 @@ impl Ledger {
         attempt: i32,
         kind: EventKind,
         part: &'static str,
-        amount: i64,
+        (amount, held): (i64, i64),
         accounts: &[i64],
     ) -> Result<(), StoreError> {
         if amount == 0 {
@@ -327,6 +341,7 @@ impl Ledger {
             },
             part,
             amount,
+            held,
             tenant: plan.tenant.clone(),
             currency: plan.currency.clone(),
             accounts: accounts.to_vec(),

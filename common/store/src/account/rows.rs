@@ -7,7 +7,8 @@ use dat_plan::PlanKey;
 use dat_plan::budget::Account;
 use sqlx::PgConnection;
 
-use super::{AccountView, Ledger, Reservation, Row};
+use super::snapshot::{self, ROLL_UP_EVERY};
+use super::{AccountView, Entry, Ledger, Reservation, ReservationKey, Row};
 use crate::error::StoreError;
 use crate::plan_row::assert_rows;
 
@@ -97,59 +98,99 @@ impl Ledger {
                     overrun: row.overrun,
                 },
             };
-            self.accounts.insert(row.account_id, Row { view, dirty: false });
+            let before = view.account;
+            self.accounts.insert(row.account_id, Row { view, before, dirty: false });
         }
         Ok(())
     }
 
     /// Writes what changed: accounts, reservations, entries. The events are the caller's to append.
     pub(crate) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let changed: Vec<&mut Row> = self.accounts.values_mut().filter(|row| row.dirty).collect();
-        if !changed.is_empty() {
-            let written = sqlx::query!(
-                "UPDATE budget_account AS a
-                 SET settled = n.settled, reserved = n.reserved, overrun = n.overrun, version = a.version + 1
-                 FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-                      AS n (account_id, settled, reserved, overrun)
-                 WHERE a.account_id = n.account_id",
-                &changed.iter().map(|r| r.view.account_id).collect::<Vec<_>>(),
-                &changed.iter().map(|r| r.view.account.settled).collect::<Vec<_>>(),
-                &changed.iter().map(|r| r.view.account.reserved).collect::<Vec<_>>(),
-                &changed.iter().map(|r| r.view.account.overrun).collect::<Vec<_>>(),
-            )
-            .execute(&mut *conn)
-            .await?;
-            assert_rows(written.rows_affected(), changed.len(), "account")?;
-            for row in changed {
-                row.view.version += 1;
-                row.dirty = false;
-            }
-        }
+        self.write_accounts(conn).await?;
+        self.write_new_reservations(conn).await?;
         self.write_reservations(conn).await?;
         self.write_entries(conn).await
     }
 
-    async fn write_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        for (key, reservation) in self.reservations.iter().filter(|(_, r)| r.new) {
-            // Arrays of arrays have one length in PostgreSQL, and levels differ: a row each.
-            sqlx::query!(
-                "INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount,
-                     undo_amount, action_open, undo_open, accounts, reserved_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                key.0.plan_id,
-                key.0.plan_version,
-                key.1,
-                key.2,
-                reservation.action_amount,
-                reservation.undo_amount,
-                reservation.action_open,
-                reservation.undo_open,
-                &reservation.accounts,
-                self.at,
-            )
-            .execute(&mut *conn)
-            .await?;
+    /// Each changed account comes to its next version, with what this transaction changed of it beside.
+    async fn write_accounts(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        let changed: Vec<&mut Row> = self.accounts.values_mut().filter(|row| row.dirty).collect();
+        if changed.is_empty() {
+            return Ok(());
         }
+        let by = |part: fn(&Account) -> i64| -> Vec<i64> {
+            changed.iter().map(|row| part(&row.view.account) - part(&row.before)).collect()
+        };
+        let written = sqlx::query!(
+            "WITH n AS (
+                 SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                                      $7::bigint[])
+                      AS n (account_id, settled, reserved, overrun, by_settled, by_reserved, by_overrun)),
+             changed AS (
+                 UPDATE budget_account AS a
+                 SET settled = n.settled, reserved = n.reserved, overrun = n.overrun, version = a.version + 1
+                 FROM n WHERE a.account_id = n.account_id
+                 RETURNING a.account_id, a.version)
+             INSERT INTO budget_change (account_id, version, settled, reserved, overrun, at)
+             SELECT account_id, version, n.by_settled, n.by_reserved, n.by_overrun, $8
+             FROM changed JOIN n USING (account_id)",
+            &changed.iter().map(|r| r.view.account_id).collect::<Vec<_>>(),
+            &changed.iter().map(|r| r.view.account.settled).collect::<Vec<_>>(),
+            &changed.iter().map(|r| r.view.account.reserved).collect::<Vec<_>>(),
+            &changed.iter().map(|r| r.view.account.overrun).collect::<Vec<_>>(),
+            &by(|account| account.settled),
+            &by(|account| account.reserved),
+            &by(|account| account.overrun),
+            self.at,
+        )
+        .execute(&mut *conn)
+        .await?;
+        assert_rows(written.rows_affected(), changed.len(), "account")?;
+        let mut rolled_up = Vec::new();
+        for row in changed {
+            row.view.version += 1;
+            row.before = row.view.account;
+            row.dirty = false;
+            if row.view.version % ROLL_UP_EVERY == 0 {
+                rolled_up.push(&row.view);
+            }
+        }
+        snapshot::write(conn, &rolled_up, self.at).await
+    }
+
+    async fn write_new_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        let (keys, new): (Vec<&ReservationKey>, Vec<&Reservation>) =
+            self.reservations.iter().filter(|(_, r)| r.new).unzip();
+        if new.is_empty() {
+            return Ok(());
+        }
+        sqlx::query!(
+            "INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount,
+                 undo_amount, action_open, undo_open, accounts, reserved_at)
+             -- Arrays of arrays have one length in PostgreSQL, and levels differ: a list each, as text.
+             SELECT n.plan_id, n.plan_version, n.step_index, n.attempt, n.action_amount, n.undo_amount,
+                    n.action_open, n.undo_open, n.accounts::bigint[], $10
+             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[],
+                         $7::boolean[], $8::boolean[], $9::text[])
+                  AS n (plan_id, plan_version, step_index, attempt, action_amount, undo_amount, action_open,
+                        undo_open, accounts)",
+            &keys.iter().map(|k| k.0.plan_id).collect::<Vec<_>>(),
+            &keys.iter().map(|k| k.0.plan_version).collect::<Vec<_>>(),
+            &keys.iter().map(|k| k.1).collect::<Vec<_>>(),
+            &keys.iter().map(|k| k.2).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| array_text(&r.accounts)).collect::<Vec<_>>(),
+            self.at,
+        )
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
+    async fn write_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let changed: Vec<_> = self.reservations.iter().filter(|(_, r)| r.dirty && !r.new).collect();
         if changed.is_empty() {
             return Ok(());
@@ -176,27 +217,45 @@ impl Ledger {
     }
 
     async fn write_entries(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        for entry in std::mem::take(&mut self.entries) {
-            sqlx::query!(
-                "INSERT INTO budget_entry (plan_id, plan_version, kind, step_index, attempt, entry, part, amount,
-                     tenant, currency, accounts, at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-                entry.unit.plan.plan_id,
-                entry.unit.plan.plan_version,
-                entry.unit.kind.as_str(),
-                entry.unit.index,
-                entry.attempt,
-                entry.word,
-                entry.part,
-                entry.amount,
-                entry.tenant,
-                entry.currency,
-                &entry.accounts,
-                self.at,
-            )
-            .execute(&mut *conn)
-            .await?;
+        let entries = std::mem::take(&mut self.entries);
+        if entries.is_empty() {
+            return Ok(());
         }
+        let versions = |entry: &Entry| -> Vec<i64> {
+            entry.accounts.iter().filter_map(|id| self.accounts.get(id)).map(|row| row.view.version).collect()
+        };
+        sqlx::query!(
+            "INSERT INTO budget_entry (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held,
+                 tenant, currency, accounts, account_versions, at)
+             SELECT n.plan_id, n.plan_version, n.kind, n.step_index, n.attempt, n.entry, n.part, n.amount, n.held,
+                    n.tenant, n.currency, n.accounts::bigint[], n.versions::bigint[], $14
+             FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::text[], $7::text[],
+                         $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[])
+                  AS n (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held, tenant,
+                        currency, accounts, versions)",
+            &entries.iter().map(|e| e.unit.plan.plan_id).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.unit.plan.plan_version).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.unit.kind.as_str().to_owned()).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.unit.index).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.attempt).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.word.to_owned()).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.part.to_owned()).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.amount).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.held).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.tenant.clone()).collect::<Vec<_>>(),
+            &entries.iter().map(|e| e.currency.clone()).collect::<Vec<_>>(),
+            &entries.iter().map(|e| array_text(&e.accounts)).collect::<Vec<_>>(),
+            &entries.iter().map(|e| array_text(&versions(e))).collect::<Vec<_>>(),
+            self.at,
+        )
+        .execute(conn)
+        .await?;
         Ok(())
     }
+}
+
+/// A list as PostgreSQL reads it.
+fn array_text(numbers: &[i64]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
 }

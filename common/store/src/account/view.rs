@@ -184,6 +184,107 @@ impl Store {
             .collect())
     }
 
+    /// What attempts of token plans, made since a moment by a tenant through a connector for an action (absent: any),
+    /// reserved or spent in all: what a token window that is open since then counts.
+    pub async fn window_sum(
+        &self,
+        (tenant, connector, action): (Option<&str>, Option<&str>, Option<&str>),
+        since: DateTime<Utc>,
+    ) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar!(
+            r#"SELECT coalesce(sum(CASE WHEN r.action_open THEN r.action_amount ELSE a.cost END), 0)::bigint AS "sum!"
+             FROM budget_reservation r
+             JOIN execution_plan p USING (plan_id, plan_version)
+             JOIN execution_step s USING (plan_id, plan_version, step_index)
+             JOIN step_attempt a USING (plan_id, plan_version, step_index, attempt)
+             WHERE r.reserved_at >= $1 AND p.currency = 'token' AND s.kind = 'action' AND a.kind = 'action'
+               AND ($2::text IS NULL OR s.tenant = $2) AND ($3::text IS NULL OR s.connector = $3)
+               AND ($4::text IS NULL OR s.action = $4)"#,
+            since,
+            tenant,
+            connector,
+            action,
+        )
+        .fetch_one(self.pool())
+        .await?)
+    }
+
+    /// What became of attempts of actions, given as plan, step and attempt, in the order asked: what each holds or
+    /// spent, and whether it is settled; none where nothing was ever reserved.
+    pub async fn reservations(
+        &self,
+        attempts: &[(PlanKey, i32, i32)],
+    ) -> Result<Vec<Option<(i64, bool)>>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT r.action_amount AS "amount?", r.action_open AS "open?", a.cost AS "cost?"
+             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::integer[]) WITH ORDINALITY
+                  AS k (plan_id, plan_version, step_index, attempt, place)
+             LEFT JOIN budget_reservation r USING (plan_id, plan_version, step_index, attempt)
+             LEFT JOIN step_attempt a ON a.plan_id = k.plan_id AND a.plan_version = k.plan_version
+               AND a.step_index = k.step_index AND a.attempt = k.attempt AND a.kind = 'action'
+             ORDER BY k.place"#,
+            &attempts.iter().map(|(plan, ..)| plan.plan_id).collect::<Vec<_>>(),
+            &attempts.iter().map(|(plan, ..)| plan.plan_version).collect::<Vec<_>>(),
+            &attempts.iter().map(|(_, step, _)| *step).collect::<Vec<_>>(),
+            &attempts.iter().map(|(.., attempt)| *attempt).collect::<Vec<_>>(),
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let (amount, open) = row.amount.zip(row.open)?;
+                Some(if open { (amount, false) } else { (row.cost.unwrap_or(0), true) })
+            })
+            .collect())
+    }
+
+    /// Accounts by their ids, as they are; in no order.
+    pub async fn accounts_by_id(&self, ids: &[i64]) -> Result<Vec<AccountView>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
+                    cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
+             FROM budget_account WHERE account_id = ANY($1)",
+            ids,
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| AccountView {
+                account_id: row.account_id,
+                version: row.version,
+                tenant: row.tenant,
+                currency: row.currency,
+                plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
+                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
+                cap: row.cap_key,
+                account: Account {
+                    limit: row.limit_amount,
+                    settled: row.settled,
+                    reserved: row.reserved,
+                    overrun: row.overrun,
+                },
+            })
+            .collect())
+    }
+
+    /// The accounts in which some plans hold room at the moment, of plans after this one in id order: those that live
+    /// copies are likely of. At most `limit`.
+    pub async fn accounts_in_use(&self, after: PlanKey, limit: i64) -> Result<Vec<i64>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            r#"SELECT DISTINCT UNNEST(accounts) AS "account_id!" FROM (
+                 SELECT accounts FROM budget_reservation
+                 WHERE (action_open OR undo_open) AND (plan_id, plan_version) > ($1, $2)
+                 ORDER BY plan_id, plan_version LIMIT $3) AS used"#,
+            after.plan_id,
+            after.plan_version,
+            limit,
+        )
+        .fetch_all(self.pool())
+        .await?)
+    }
+
     /// The limits that are set.
     pub async fn limits(&self) -> Result<Vec<TenantLimit>, StoreError> {
         Ok(sqlx::query_as!(

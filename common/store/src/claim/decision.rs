@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_plan::event::EventKind;
+use dat_plan::budget::Account;
+use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::ids::idempotency_key;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
@@ -186,8 +187,11 @@ impl Claim {
                 );
                 if !waits_for_budget(row.wait_reason.as_deref()) {
                     self.events.push(
-                        plan.event(EventKind::BudgetRefused, self.now)
+                        shortage(plan.event(EventKind::BudgetRefused, self.now), level.account, need)
                             .step(&row.step_key, attempt)
+                            .with("final", false)
+                            .with("currency", plan.currency.as_str())
+                            .with("period", period)
                             .because(&reason),
                     );
                 }
@@ -328,9 +332,10 @@ impl Claim {
             let never = account.never_fits(held, need);
             if never || !waits_for_budget(row.wait_reason.as_deref()) {
                 self.events.push(
-                    plan.event(EventKind::BudgetRefused, self.now)
+                    shortage(plan.event(EventKind::BudgetRefused, self.now), account, need)
                         .step(&row.step_key, row.attempts + 1)
                         .with("final", never)
+                        .with("currency", plan.currency.as_str())
                         .because(&reason),
                 );
             }
@@ -342,6 +347,16 @@ impl Claim {
         }
         Ok(())
     }
+}
+
+/// The figures that a refusal was decided by, read under the account's lock.
+fn shortage(event: NewEvent, account: Account, need: i64) -> NewEvent {
+    event
+        .with("needed", need)
+        .with("settled", account.settled)
+        .with("reserved", account.reserved)
+        .with("limit", account.limit)
+        .with("short", account.short_by(need))
 }
 
 fn waits_for_budget(reason: Option<&str>) -> bool {

@@ -31,6 +31,7 @@ use crate::control::Stops;
 use crate::error::StoreError;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::runtime;
 
 /// How the reason of every wait for a budget begins: what waits for one is told of once, not at every look.
 pub const BUDGET_WAIT: &str = "budget: ";
@@ -44,8 +45,27 @@ impl Store {
         until: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<ClaimReport, StoreError> {
+        let claimed = self.claim_in_era(requests, None, worker, until, now).await?;
+        Ok(claimed.unwrap_or_default())
+    }
+
+    /// As [`Store::claim`], for what counts on token windows of this era of Redis; nothing is done, and `None` given,
+    /// where the era is over.
+    pub async fn claim_in_era(
+        &self,
+        requests: &[ClaimRequest<'_>],
+        era: Option<i64>,
+        worker: &str,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<ClaimReport>, StoreError> {
         let mut tx = self.begin().await?;
         let plans = plan_row::lock(&mut tx, requests.iter().map(|r| r.unit().plan), Contended::Skip).await?;
+        if let Some(era) = era
+            && !runtime::holds(&mut tx, era).await?
+        {
+            return Ok(None);
+        }
         let mut claim = Claim::read(&mut tx, requests, plans, worker, until, now).await?;
         for request in requests {
             claim.decide(request)?;
@@ -54,7 +74,7 @@ impl Store {
         claim.write(&mut tx).await?;
         tx.commit().await?;
         claim.report.accounts = claim.ledger.views();
-        Ok(claim.report)
+        Ok(Some(claim.report))
     }
 }
 

@@ -160,10 +160,14 @@ impl Group {
         write.refund += refund;
         let step = (unit.index, row.step_key.as_str());
         let (plan_account, _) = self.ledger.plan_account(plan.key)?;
+        // Where nothing was reserved: the plan's account, and its tenant's of today.
+        let mut otherwise = vec![plan_account];
+        otherwise
+            .extend(self.levels.get(&(plan.tenant.clone(), plan.currency.clone())).into_iter().flatten());
         let over = match unit.kind {
             UnitKind::Action => self.ledger.settle_action(plan, step, row.attempts, cost)?,
             UnitKind::Undo => {
-                let over = self.ledger.settle_undo(plan, step, row.attempts, cost, &[plan_account])?;
+                let over = self.ledger.settle_undo(plan, step, row.attempts, cost, &otherwise)?;
                 if write.state == StepState::Completed {
                     self.ledger.release_undo(plan, step)?;
                 }
@@ -171,7 +175,7 @@ impl Group {
             }
         };
         if refund > 0 {
-            self.ledger.refund(plan, unit, &row.step_key, row.attempts, refund, &[plan_account])?;
+            self.ledger.refund(plan, unit, &row.step_key, row.attempts, refund, &otherwise)?;
         }
         self.events.append(&mut self.ledger.events);
         if over > 0 {

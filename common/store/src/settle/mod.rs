@@ -5,18 +5,18 @@ mod decision;
 mod finding;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dat_plan::event::NewEvent;
 use dat_plan::rollback::OutcomeClass;
-use dat_plan::{PlanKey, PlanState, StepState, UnitKey};
+use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use finding::{Finding, SettleReport, Settled, Settlement};
 
-use crate::account::{Ledger, held_accounts};
+use crate::account::{Ledger, held_accounts, tenant_accounts};
 use crate::error::StoreError;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
@@ -36,11 +36,14 @@ impl Store {
         let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
         // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
         let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
-        let held = held_accounts(&mut tx, ending).await?;
-        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &held, now).await?;
+        let mut further = held_accounts(&mut tx, ending).await?;
+        let levels = undo_levels(&mut tx, &plans, &rows, now).await?;
+        further.extend(levels.values().flatten());
+        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &further, now).await?;
         let mut group = Group {
             plans,
             rows,
+            levels,
             ledger,
             events: Vec::new(),
             writes: Vec::new(),
@@ -106,6 +109,8 @@ struct Write {
 struct Group {
     plans: BTreeMap<PlanKey, LockedPlan>,
     rows: BTreeMap<UnitKey, Row>,
+    /// The tenants' accounts, for undos that nothing was reserved for.
+    levels: BTreeMap<(String, String), Vec<i64>>,
     ledger: Ledger,
     events: Vec<NewEvent>,
     writes: Vec<Write>,
@@ -115,6 +120,25 @@ struct Group {
     undone: Vec<UnitKey>,
     report: SettleReport,
     now: DateTime<Utc>,
+}
+
+/// The tenants' accounts of today for the steps of plans' own rollback lists: no step reserved anything for these.
+async fn undo_levels(
+    conn: &mut PgConnection,
+    plans: &BTreeMap<PlanKey, LockedPlan>,
+    rows: &BTreeMap<UnitKey, Row>,
+    now: DateTime<Utc>,
+) -> Result<BTreeMap<(String, String), Vec<i64>>, StoreError> {
+    let payers: BTreeSet<(String, String)> = rows
+        .keys()
+        .filter(|unit| unit.kind == UnitKind::Undo)
+        .filter_map(|unit| plans.get(&unit.plan).filter(|plan| unit.index >= plan.steps_total))
+        .map(|plan| (plan.tenant.clone(), plan.currency.clone()))
+        .collect();
+    if payers.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    tenant_accounts(conn, &payers, now).await
 }
 
 /// Whether these rows may be the last that a plan waits for.

@@ -60,6 +60,11 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("23514", "UPDATE budget_entry SET amount = 0"),
     ("23514", "INSERT INTO budget_snapshot SELECT plan_id, plan_version, 'ended', 1, 1, 1, 'usd', taken_at
                FROM budget_snapshot"),
+    ("23514", "UPDATE budget_snapshot SET moment = 'rolled_up'"),
+    ("23514", "UPDATE budget_snapshot SET plan_id = NULL"),
+    ("23514", "UPDATE budget_entry SET held = amount + 1"),
+    ("23505", "INSERT INTO budget_change SELECT * FROM budget_change"),
+    ("23505", "INSERT INTO runtime_state DEFAULT VALUES"),
     // The log, also where a statement names the partition.
     ("23001", "UPDATE execution_event SET data = '{}'"),
     ("23001", "DELETE FROM execution_event"),

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use crate::plans::Plan;
 
 /// Every table that a transaction of the store writes.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "plan_owner",
     "execution_plan",
     "plan_verdict",
@@ -24,6 +24,7 @@ const TABLES: [&str; 12] = [
     "budget_reservation",
     "budget_entry",
     "budget_snapshot",
+    "budget_change",
     "execution_event",
     "event_stream",
 ];
@@ -160,6 +161,11 @@ impl Db {
         sqlx::query_scalar(query).fetch_one(&self.sql).await.unwrap()
     }
 
+    /// Changes rows by hand; gives how many.
+    pub(crate) async fn run(&self, statement: String) -> u64 {
+        sqlx::query(AssertSqlSafe(statement)).execute(&self.sql).await.unwrap().rows_affected()
+    }
+
     /// Where a unit stands.
     pub(crate) async fn state(&self, unit: UnitKey) -> String {
         sqlx::query_scalar(
@@ -195,7 +201,7 @@ impl Db {
 
     /// The log, the ledger and the rows say the same.
     pub(crate) async fn assert_sound(&self) {
-        let report = self.store.audit(None).await.unwrap();
+        let report = self.store.audit_full().await.unwrap();
         assert!(report.faults.is_empty(), "{:#?}", report.faults);
         assert!(report.events > 0, "the audit read nothing");
     }

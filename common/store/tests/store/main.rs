@@ -15,6 +15,7 @@ mod events;
 mod fairness;
 mod fence;
 mod fleet;
+mod ledger;
 mod lock_order;
 mod periods;
 mod plans;

@@ -1,6 +1,8 @@
 //! The audit: does the log hold together, and do rows, ledger and financial events say the same?
 
-use std::collections::BTreeMap;
+mod accounts;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use dat_plan::PlanKey;
 use dat_plan::event::{CHAIN_START, LoggedEvent};
@@ -27,15 +29,37 @@ pub struct AuditReport {
     pub streams: u64,
     /// Events read.
     pub events: u64,
+    /// Accounts compared with what their snapshots and changes say.
+    pub accounts: u64,
+    /// Changes of accounts read: those after the last snapshots.
+    pub changes: u64,
     /// What does not hold.
     pub faults: Vec<AuditFault>,
 }
 
 impl Store {
-    /// Follows every chain and compares ledger, accounts and financial events. Streams in pages: memory is bounded by
-    /// the longest plan.
+    /// Follows every chain and compares ledger, accounts and financial events: of all plans and tenants, or of one
+    /// plan. Streams and accounts in pages: memory is bounded by the longest plan. An account is proved from its last
+    /// snapshot and what changed after it.
     pub async fn audit(&self, only: Option<PlanKey>) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
+        self.audit_streams(only, &mut report).await?;
+        self.audit_accounts(only, &mut report).await?;
+        if only.is_none() {
+            self.audit_reservations(&mut report).await?;
+        }
+        Ok(report)
+    }
+
+    /// As [`Store::audit`] of everything; besides, every account is followed from its beginning, through every
+    /// snapshot of it, by all entries of the ledger.
+    pub async fn audit_full(&self) -> Result<AuditReport, StoreError> {
+        let mut report = self.audit(None).await?;
+        self.audit_history(&mut report).await?;
+        Ok(report)
+    }
+
+    async fn audit_streams(&self, only: Option<PlanKey>, report: &mut AuditReport) -> Result<(), StoreError> {
         let mut after = (Uuid::nil(), -1);
         loop {
             // A page is read as of one moment: the fleet goes on writing.
@@ -89,36 +113,47 @@ impl Store {
                 report.faults.extend(faults);
             }
         }
-        Ok(report)
+        Ok(())
     }
 }
 
 async fn compare_money(conn: &mut PgConnection, plan: PlanKey, chain: &mut Chain) -> Result<(), StoreError> {
-    let entries: BTreeMap<String, i64> = sqlx::query!(
-        r#"SELECT entry, sum(amount)::bigint AS "amount!" FROM budget_entry
-         WHERE plan_id = $1 AND plan_version = $2 GROUP BY entry"#,
+    let rows = sqlx::query!(
+        r#"SELECT entry, tenant, currency, sum(amount)::bigint AS "amount!" FROM budget_entry
+         WHERE plan_id = $1 AND plan_version = $2 GROUP BY entry, tenant, currency"#,
         plan.plan_id,
         plan.plan_version
     )
     .fetch_all(&mut *conn)
-    .await?
-    .into_iter()
-    .map(|row| (row.entry, row.amount))
-    .collect();
-    let ledger = |entry: &str| entries.get(entry).copied().unwrap_or(0);
-    for (entry, event) in [
-        ("reserved", "spend.reserved"),
-        ("incurred", "spend.incurred"),
-        ("released", "spend.released"),
-        ("refund", "refund.issued"),
-    ] {
-        let said = chain.amounts.get(event).copied().unwrap_or(0);
-        if ledger(entry) != said {
-            chain.faults.push(format!("the ledger has {} {entry}, the events {said}", ledger(entry)));
+    .await?;
+    let mut entries = BTreeMap::new();
+    for row in rows {
+        // One that the contract does not know is named as one that no event told of.
+        let kind = ENTRIES.iter().find(|(entry, _)| *entry == row.entry).map_or("", |(_, kind)| *kind);
+        entries.insert((kind.to_owned(), row.tenant, row.currency), row.amount);
+    }
+    let sums: BTreeSet<&Money> = entries.keys().chain(chain.amounts.keys()).collect();
+    let mut wrong = Vec::new();
+    for money in sums {
+        let of = |book: &BTreeMap<Money, i64>| book.get(money).copied().unwrap_or(0);
+        let (booked, said) = (of(&entries), of(&chain.amounts));
+        if booked != said {
+            let (kind, tenant, currency) = money;
+            let entry = ENTRIES.iter().find(|(_, k)| k == kind).map_or("of no kind", |(entry, _)| *entry);
+            wrong.push(format!(
+                "the ledger has {booked} {entry}, the events {said}, of {tenant} in {currency}"
+            ));
         }
     }
+    chain.faults.append(&mut wrong);
+    let booked = |wanted: &str| -> i64 {
+        entries.iter().filter(|((kind, ..), _)| kind == wanted).map(|(_, amount)| *amount).sum()
+    };
+    let net = booked("spend.incurred") - booked("refund.issued");
     let account = sqlx::query!(
         r#"SELECT a.settled, a.reserved, p.ended_at IS NOT NULL AS "ended!",
+                (SELECT s.settled FROM budget_snapshot s
+                 WHERE s.plan_id = a.plan_id AND s.plan_version = a.plan_version AND s.moment = 'ended') AS at_end,
                 (SELECT coalesce(sum(CASE WHEN action_open THEN action_amount ELSE 0 END
                                      + CASE WHEN undo_open THEN undo_amount ELSE 0 END), 0)::bigint
                  FROM budget_reservation r
@@ -131,7 +166,6 @@ async fn compare_money(conn: &mut PgConnection, plan: PlanKey, chain: &mut Chain
     .fetch_optional(conn)
     .await?;
     let Some(account) = account else { return Ok(()) };
-    let net = ledger("incurred") - ledger("refund");
     if account.settled != net {
         chain.faults.push(format!("the account says {} spent, the ledger {net}", account.settled));
     }
@@ -144,14 +178,31 @@ async fn compare_money(conn: &mut PgConnection, plan: PlanKey, chain: &mut Chain
     if account.ended && account.reserved != 0 {
         chain.faults.push(format!("the plan is over and {} is still reserved", account.reserved));
     }
+    if let Some(at_end) = account.at_end
+        && at_end != account.settled
+    {
+        let settled = account.settled;
+        chain.faults.push(format!("the snapshot of its end says {at_end} spent, the account {settled}"));
+    }
     Ok(())
 }
+
+/// The entries of the ledger, and the events that tell of them.
+const ENTRIES: [(&str, &str); 4] = [
+    ("reserved", "spend.reserved"),
+    ("incurred", "spend.incurred"),
+    ("released", "spend.released"),
+    ("refund", "refund.issued"),
+];
+
+/// A kind of financial event, of a tenant, in a currency.
+type Money = (String, String, String);
 
 #[derive(Debug)]
 struct Chain {
     sequence: i64,
     hash: Vec<u8>,
-    amounts: BTreeMap<String, i64>,
+    amounts: BTreeMap<Money, i64>,
     faults: Vec<String>,
 }
 
@@ -172,8 +223,13 @@ impl Chain {
         }
         self.sequence = event.sequence;
         self.hash = stored.to_vec();
-        if let Some(amount) = event.data.get("amount").and_then(serde_json::Value::as_i64) {
-            *self.amounts.entry(event.kind.clone()).or_default() += amount;
+        let amount = event.data.get("amount").and_then(serde_json::Value::as_i64);
+        if let Some(amount) = amount.filter(|_| ENTRIES.iter().any(|(_, kind)| *kind == event.kind)) {
+            let text = |field: &str| {
+                event.data.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+            };
+            *self.amounts.entry((event.kind.clone(), text("tenant"), text("currency"))).or_default() +=
+                amount;
         }
         Ok(())
     }
