@@ -55,7 +55,7 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let mut tx = self.begin().await?;
         // What was never filled cannot be lost.
-        let lost = loss.filter(|_| seen.era > 0);
+        let told = loss.filter(|_| seen.era > 0);
         let begun = sqlx::query!(
             r#"WITH old AS MATERIALIZED (SELECT lost_at FROM runtime_state FOR NO KEY UPDATE)
              UPDATE runtime_state
@@ -64,18 +64,18 @@ impl Store {
              FROM old WHERE era = $1 AND rebuilding_until <= $3
              RETURNING era, old.lost_at IS NOT NULL AS "was_lost!""#,
             seen.era,
-            lost.is_some(),
+            told.is_some(),
             now,
             now + lease,
         )
         .fetch_optional(&mut *tx)
         .await?;
         let Some(begun) = begun else { return Ok(None) };
-        if let (Some(loss), false) = (lost, begun.was_lost) {
+        if let (Some(reason), false) = (told, begun.was_lost) {
             let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::RuntimeLost, now)
                 .with("worker", worker)
                 .with("era", seen.era)
-                .because(loss);
+                .because(reason);
             event_log::append(&mut tx, &[event]).await?;
         }
         tx.commit().await?;
