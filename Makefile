@@ -44,6 +44,12 @@ test: lint sqlx-check python-env ## Check format, lints and stored queries, run 
 		echo 'cargo-deny is not installed: licences and banned crates are not checked' >&2; \
 	fi
 
+.PHONY: token-trace
+token-trace: ## Run the whole token stream against half its budget, with Redis lost three times, and print the figures
+	@export DAT_TEST_TOKEN_CALLS=all; \
+	$(WITH_STACK) $(CARGO) test --quiet --locked --package dat $(FAULTS) --no-run; \
+	$(WITH_STACK) $(CARGO) test --locked --package dat-tests --test e2e token_trace -- --nocapture
+
 .PHONY: lint
 lint: ## Check format and lints
 	@$(CARGO) fmt --all --check

@@ -85,7 +85,8 @@ async fn a_loss_of_redis_is_noticed_without_windows_and_told_of_once_with_how_lo
     // The fleet goes on as before, and nothing more is told of.
     let plan = producer.submit(&PlanDraft::in_order("after", 2).document()).await;
     assert_eq!(producer.wait_for_end(plan).await.state, PlanState::Completed);
-    assert_eq!(metric(&mut fleet, 3, "dat_runtime_rebuild_seconds_count").await, 2.0);
+    let timed = metric(&mut fleet, 3, "dat_runtime_rebuild_seconds_count").await;
+    assert!((timed - 2.0).abs() < 0.5, "{timed} losses were timed");
     assert_eq!((heard(&producer, "runtime.lost"), heard(&producer, "runtime.rebuilt")), (2, 2));
     fleet.check_everything().await;
 }

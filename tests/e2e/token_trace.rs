@@ -24,6 +24,7 @@ const PLAN: usize = 100;
 const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The tokens of each call, in the order of arrival.
+#[expect(clippy::print_stdout, reason = "a test's seed and source are printed")]
 fn stream(calls: usize) -> Vec<i64> {
     let named = std::env::var_os("DAT_TEST_TOKEN_TRACE").map(PathBuf::from);
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/azure-llm-code-2023.csv");
@@ -119,6 +120,7 @@ async fn submit(producer: &Producer, calls: &[i64]) -> BTreeMap<(PlanKey, String
     steps
 }
 
+#[expect(clippy::print_stdout, reason = "the figures of `make token-trace`")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_of_a_token_stream_is_served_to_the_last_call_that_fits_while_redis_is_lost_three_times() {
     let asked = std::env::var("DAT_TEST_TOKEN_CALLS").ok();

@@ -35,18 +35,18 @@ impl Cause {
 /// Looks whether the era that counts is in Redis, and fills one where it is not.
 pub(crate) async fn look(fleet: &Fleet) -> Result<(), StoreError> {
     let state = fleet.store.runtime_state(fleet.now()).await?;
-    if state.rebuilding {
-        return Ok(());
-    }
     let Ok(era) = fleet.windows.era().await else {
         return Ok(()); // away: nothing can be filled, and nothing is lost yet
     };
     match era {
+        // Whoever filled it died before it said so, or heard no answer.
+        Some(era) if era == state.era && state.lost_at.is_some() => {
+            ended(fleet, era, Cause::Lost, None).await
+        }
+        Some(era) if era == state.era => Ok(()),
+        _ if state.rebuilding => Ok(()),
+        Some(_) => fill(fleet, state, Cause::Unfilled).await,
         None => fill(fleet, state, Cause::Lost).await,
-        Some(era) if era != state.era => fill(fleet, state, Cause::Unfilled).await,
-        // Whoever filled it died before it said so.
-        Some(era) if state.lost_at.is_some() => ended(fleet, era, Cause::Lost, 0).await,
-        Some(_) => Ok(()),
     }
 }
 
@@ -65,18 +65,21 @@ pub(crate) async fn fill(fleet: &Fleet, seen: RuntimeState, cause: Cause) -> Res
         fleet.store.token_usage(now - LONGEST_WINDOW).await?
     };
     match fleet.windows.fill(era, &usage).await {
-        Ok((true, entries)) => ended(fleet, era, cause, entries).await,
+        Ok((true, entries)) => ended(fleet, era, cause, Some(entries)).await,
         Ok((false, _)) => Ok(()),
         Err(away) => {
             tracing::warn!(%away, "token windows stay closed");
-            Ok(())
+            fleet.store.abandon_era(era).await
         }
     }
 }
 
-async fn ended(fleet: &Fleet, era: i64, cause: Cause, entries: usize) -> Result<(), StoreError> {
+async fn ended(fleet: &Fleet, era: i64, cause: Cause, entries: Option<usize>) -> Result<(), StoreError> {
     let now = fleet.now();
     let lost_at = fleet.store.end_rebuild(era, &fleet.name, entries, now).await?;
+    if lost_at.is_none() && cause == Cause::Lost && entries.is_none() {
+        return Ok(()); // another worker said so
+    }
     fleet.bells.log.notify_one();
     fleet.bells.dispatch.ring();
     let seconds = lost_at.map(|lost_at| (now - lost_at).as_seconds_f64().max(0.0));

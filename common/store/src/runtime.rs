@@ -55,7 +55,7 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let mut tx = self.begin().await?;
         // What was never filled cannot be lost.
-        let lost = loss.filter(|_| seen.era > 0);
+        let told = loss.filter(|_| seen.era > 0);
         let begun = sqlx::query!(
             r#"WITH old AS MATERIALIZED (SELECT lost_at FROM runtime_state FOR NO KEY UPDATE)
              UPDATE runtime_state
@@ -64,31 +64,39 @@ impl Store {
              FROM old WHERE era = $1 AND rebuilding_until <= $3
              RETURNING era, old.lost_at IS NOT NULL AS "was_lost!""#,
             seen.era,
-            lost.is_some(),
+            told.is_some(),
             now,
             now + lease,
         )
         .fetch_optional(&mut *tx)
         .await?;
         let Some(begun) = begun else { return Ok(None) };
-        if let (Some(loss), false) = (lost, begun.was_lost) {
+        if let (Some(reason), false) = (told, begun.was_lost) {
             let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::RuntimeLost, now)
                 .with("worker", worker)
                 .with("era", seen.era)
-                .because(loss);
+                .because(reason);
             event_log::append(&mut tx, &[event]).await?;
         }
         tx.commit().await?;
         Ok(Some(begun.era))
     }
 
-    /// The era's filling is in Redis. Where one was lost before, writes the event that says how long it took; gives
-    /// since when it was lost.
+    /// This worker could not fill the era: another attempt need not wait until its time is over.
+    pub async fn abandon_era(&self, era: i64) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE runtime_state SET rebuilding_until = 'epoch' WHERE era = $1", era)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// The era's filling is in Redis. Where one was lost before, writes the event that says how long it took, and of
+    /// how many reservations it is where that is known; gives since when it was lost.
     pub async fn end_rebuild(
         &self,
         era: i64,
         worker: &str,
-        entries: usize,
+        entries: Option<usize>,
         now: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, StoreError> {
         let mut tx = self.begin().await?;
@@ -103,11 +111,13 @@ impl Store {
         .await?;
         let lost_at = ended.and_then(|row| row.lost_at);
         if let Some(lost_at) = lost_at {
-            let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::RuntimeRebuilt, now)
+            let mut event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::RuntimeRebuilt, now)
                 .with("worker", worker)
                 .with("era", era)
-                .with("entries", entries)
                 .with("took_ms", (now - lost_at).num_milliseconds());
+            if let Some(entries) = entries {
+                event = event.with("entries", entries);
+            }
             event_log::append(&mut tx, &[event]).await?;
         }
         tx.commit().await?;

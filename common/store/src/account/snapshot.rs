@@ -12,7 +12,7 @@ use crate::error::StoreError;
 use crate::pool::Store;
 
 /// How many changes of an account lie between two snapshots of it, at most but for changes of its limit.
-pub(super) const ROLL_UP_EVERY: i64 = 256;
+pub(super) const ROLL_UP_EVERY: i64 = 64;
 
 /// Snapshots of accounts that this transaction has locked and written.
 pub(super) async fn write(

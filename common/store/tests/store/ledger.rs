@@ -14,7 +14,7 @@ use crate::plans::{Plan, done, plan, refused, step, wide};
 
 const DAY: i64 = 24 * 60 * 60;
 /// How many changes lie between two snapshots of an account.
-const ROLL_UP_EVERY: i64 = 256;
+const ROLL_UP_EVERY: i64 = 64;
 const START: PlanKey = PlanKey::new(Uuid::nil(), 0);
 
 async fn limit(db: &Db, currency: &str, period: &str, amount: i64) {
@@ -81,16 +81,16 @@ async fn a_period_that_turned_is_rolled_up_and_what_comes_late_is_too() {
 
 /// Changes of the tenant's records, and words of the fault that names each; whether only the full audit sees it.
 const TAMPERED: &[(&str, &str, bool)] = &[
-    ("UPDATE budget_account SET settled = settled + 1 WHERE period = 'year'", "its snapshot of version 256 and what changed after it say", false),
+    ("UPDATE budget_account SET settled = settled + 1 WHERE period = 'year'", "its snapshot of version 64 and what changed after it say", false),
     ("UPDATE budget_account SET reserved = reserved + 1 WHERE period = 'year'", "the open reservations on it 0", false),
     ("UPDATE budget_account SET overrun = overrun + 1 WHERE period = 'year'", "overrun; its snapshot", false),
-    ("UPDATE budget_account SET version = 7 WHERE period = 'year'", "has version 7, and a snapshot of version 256", false),
-    ("UPDATE budget_snapshot SET settled = settled + 1 WHERE moment = 'rolled_up'", "its snapshot of version 256", false),
-    ("DELETE FROM budget_change WHERE version = 257", "what changed after it say", false),
-    ("UPDATE budget_change SET settled = settled + 1 WHERE version = 258", "what changed after it say", false),
+    ("UPDATE budget_account SET version = 7 WHERE period = 'year'", "has version 7, and a snapshot of version 64", false),
+    ("UPDATE budget_snapshot SET settled = settled + 1 WHERE moment = 'rolled_up'", "its snapshot of version 64", false),
+    ("DELETE FROM budget_change WHERE version = 65", "what changed after it say", false),
+    ("UPDATE budget_change SET settled = settled + 1 WHERE version = 66", "what changed after it say", false),
     ("UPDATE budget_change SET settled = settled + 1 WHERE version = 2 AND account_id =
-          (SELECT account_id FROM budget_account WHERE period = 'year')", "version 256; its changes say", true),
-    ("UPDATE budget_snapshot SET position = 255 WHERE moment = 'rolled_up'", "version 255; its entries say", true),
+          (SELECT account_id FROM budget_account WHERE period = 'year')", "version 64; its changes say", true),
+    ("UPDATE budget_snapshot SET position = 63 WHERE moment = 'rolled_up'", "version 63; its entries say", true),
     ("UPDATE budget_snapshot SET settled = settled + 1 WHERE moment = 'ended' AND plan_id =
           (SELECT plan_id FROM execution_plan ORDER BY plan_id LIMIT 1)", "the snapshot of its end says 10 spent, the account 9", false),
     ("UPDATE budget_entry SET amount = amount + 1, held = held WHERE entry = 'incurred' AND plan_id =
@@ -355,7 +355,7 @@ async fn a_claim_of_an_era_that_is_over_takes_nothing_and_one_loss_is_told_of_on
         };
         assert_eq!(begin(first, 0).await, Some(1));
         assert_eq!(begin(first, 0).await, None, "another worker began it");
-        assert_eq!(db.store.end_rebuild(1, "w", 0, at(1)).await.unwrap(), None);
+        assert_eq!(db.store.end_rebuild(1, "w", Some(0), at(1)).await.unwrap(), None);
         assert_eq!(db.number("SELECT count(*) FROM execution_event").await, 0);
 
         let plan = wide("acme", 100, 2, 10);
@@ -373,12 +373,16 @@ async fn a_claim_of_an_era_that_is_over_takes_nothing_and_one_loss_is_told_of_on
         let seen = db.store.runtime_state(at(4)).await.unwrap();
         assert!(seen.rebuilding && seen.lost_at == Some(at(3)));
         assert_eq!(begin(seen, 4).await, None, "it is being rebuilt");
-        // Whoever rebuilt it died: another does, and the loss is the same.
+        // Whoever rebuilt it died, or gave it up: another does, and the loss is the same.
         let seen = db.store.runtime_state(at(9)).await.unwrap();
-        assert_eq!(begin(seen, 9).await, Some(3));
-        assert_eq!(db.store.end_rebuild(2, "w", 1, at(10)).await.unwrap(), None, "its era is over");
-        assert_eq!(db.store.end_rebuild(3, "w", 1, at(10)).await.unwrap(), Some(at(3)));
-        assert_eq!(db.store.end_rebuild(3, "w", 1, at(11)).await.unwrap(), None);
+        assert!(!seen.rebuilding);
+        db.store.abandon_era(2).await.unwrap();
+        let seen = db.store.runtime_state(at(4)).await.unwrap();
+        assert!(!seen.rebuilding && seen.lost_at == Some(at(3)));
+        assert_eq!(begin(seen, 4).await, Some(3));
+        assert_eq!(db.store.end_rebuild(2, "w", Some(1), at(10)).await.unwrap(), None, "its era is over");
+        assert_eq!(db.store.end_rebuild(3, "w", Some(1), at(10)).await.unwrap(), Some(at(3)));
+        assert_eq!(db.store.end_rebuild(3, "w", Some(1), at(11)).await.unwrap(), None);
         assert_eq!(claim(3, 1, 12).await, Some(1));
         let told = "SELECT count(*) FROM execution_event
                     WHERE kind = 'runtime.lost' OR kind = 'runtime.rebuilt' AND (data->>'took_ms')::bigint = 7000";
