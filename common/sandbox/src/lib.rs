@@ -12,6 +12,7 @@
 //! crash of either side, finds what was decided the first time.
 
 mod behaviour;
+mod books;
 mod broker;
 mod concurrency;
 mod config;
@@ -28,6 +29,7 @@ mod sandbox;
 mod store;
 mod world;
 
+pub use books::OutsideBooks;
 pub use config::SandboxConfig;
 pub use report::GgpMode;
 pub use sandbox::{Sandbox, SandboxError};
