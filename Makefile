@@ -64,6 +64,11 @@ bench: ## Measure throughput and latency on the local stack
 	@$(CARGO) build --release --locked --workspace --bins
 	@$(WITH_STACK) target/release/dat-loadtest run
 
+.PHONY: bench-guards
+bench-guards: ## Measure what the guards cost: constraints, claims with accounts, windows and rates
+	@$(WITH_STACK) $(CARGO) bench --locked --package dat-guards --bench guards
+	@$(WITH_STACK) $(CARGO) bench --locked --package dat-store --bench claims
+
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
 	@topology/stack/up

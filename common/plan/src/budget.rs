@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What an account holds, in the smallest unit of its currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Account {
     /// The most that may be spent.
     pub limit: i64,

@@ -1,5 +1,7 @@
-//! The checks of plans and verdicts, over documents as they come from outside.
+//! The checks of plans and verdicts, over documents as they come from outside; and the check of a model of the budget
+//! protocol, which is built of this crate's own decisions.
 
+mod budget_protocol;
 mod collection;
 mod constraints;
 mod contract;
