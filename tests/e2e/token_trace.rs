@@ -15,7 +15,7 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
 /// Calls of a run that is not asked for more.
-const CALLS: usize = 1_000;
+const CALLS: usize = 2_000;
 /// Calls of the whole stream.
 const ALL: usize = 8_819;
 /// Calls of a plan.

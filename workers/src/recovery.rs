@@ -14,6 +14,8 @@ const LONGEST_WINDOW: TimeDelta = TimeDelta::hours(1);
 /// Why an era is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// Redis was never filled.
+    First,
     /// What was in Redis is gone, or of another server process.
     Lost,
     /// The worker that began an era did not fill it.
@@ -25,6 +27,7 @@ pub(crate) enum Cause {
 impl Cause {
     const fn word(self) -> &'static str {
         match self {
+            Self::First => "first",
             Self::Lost => "lost",
             Self::Unfilled => "unfilled",
             Self::Drift => "drift",
@@ -46,6 +49,7 @@ pub(crate) async fn look(fleet: &Fleet) -> Result<(), StoreError> {
         Some(era) if era == state.era => Ok(()),
         _ if state.rebuilding => Ok(()),
         Some(_) => fill(fleet, state, Cause::Unfilled).await,
+        None if state.era == 0 => fill(fleet, state, Cause::First).await,
         None => fill(fleet, state, Cause::Lost).await,
     }
 }
