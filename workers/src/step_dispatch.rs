@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::TimeDelta;
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Guard, StoreError};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Due, Guard, StoreError, Turns};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -31,8 +31,8 @@ pub(crate) struct Dispatcher {
     slots: Arc<Semaphore>,
     running: Arc<Running>,
     ended: mpsc::UnboundedSender<Ended>,
-    /// One claim at a time in a worker: two would look at the same rows.
-    claiming: Mutex<()>,
+    /// One claim at a time in a worker: two would look at the same rows. Whose turn it is goes with the right to claim.
+    claiming: Mutex<Turns>,
     /// More is due than there were slots for: a slot that becomes free is used at once.
     hungry: AtomicBool,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn new(fleet: Arc<Fleet>, running: Arc<Running>, ended: mpsc::UnboundedSender<Ended>) -> Self {
         let slots = Arc::new(Semaphore::new(fleet.settings.slots));
-        Self { fleet, slots, running, ended, claiming: Mutex::new(()), hungry: AtomicBool::new(false) }
+        Self { fleet, slots, running, ended, claiming: Mutex::default(), hungry: AtomicBool::new(false) }
     }
 
     /// How many attempts may still be started.
@@ -72,18 +72,18 @@ impl Dispatcher {
 
     /// Claims what is due until nothing is, or the slots are used.
     pub(crate) async fn claim(&self) -> Result<(), StoreError> {
-        let alone = self.claiming.lock().await;
-        self.claim_alone(&alone).await
+        let mut turns = self.claiming.lock().await;
+        self.claim_alone(&mut turns).await
     }
 
     /// The right to claim, once a slot is free. Others that would claim wait too: they could not.
-    async fn slot_is_free(&self) -> MutexGuard<'_, ()> {
-        let alone = self.claiming.lock().await;
+    async fn slot_is_free(&self) -> MutexGuard<'_, Turns> {
+        let turns = self.claiming.lock().await;
         drop(self.slots.acquire().await);
-        alone
+        turns
     }
 
-    async fn claim_alone(&self, _: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
+    async fn claim_alone(&self, turns: &mut Turns) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
         while !fleet.draining.is_cancelled() {
             let free = self.free().min(fleet.settings.batch);
@@ -92,11 +92,11 @@ impl Dispatcher {
                 return Ok(());
             }
             let now = fleet.now();
-            let due = fleet.store.candidates(i64::try_from(free).unwrap_or(i64::MAX), now).await?;
+            let limit = i64::try_from(free).unwrap_or(i64::MAX);
+            let Due { candidates: due, more } = fleet.store.due(turns, limit, now).await?;
             if due.is_empty() {
                 return Ok(());
             }
-            let full = due.len() == free;
             let documents = fleet.documents.get(&fleet.store, due.iter().map(|c| c.unit.plan)).await?;
             let mut batch = Candidates::with_capacity(due.len());
             let mut unreadable = Vec::new();
@@ -108,7 +108,7 @@ impl Dispatcher {
             }
             self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
             let progress = self.claim_batch(&batch).await?;
-            if !full || !progress {
+            if !more || !progress {
                 return Ok(());
             }
         }
@@ -278,8 +278,8 @@ impl Stage for StepDispatch<'_> {
             alone = self.0.slot_is_free() => Some(alone),
         };
         // Not within the choice above: a claim that has begun is not given up.
-        if let Some(alone) = alone {
-            self.0.claim_alone(&alone).await?;
+        if let Some(mut turns) = alone {
+            self.0.claim_alone(&mut turns).await?;
         }
         Ok(vec![Disposition::Done; batch.len()])
     }

@@ -29,6 +29,8 @@ pub enum ControlAct {
     EnableConnector,
     /// A limit was set.
     SetBudget,
+    /// A tenant's share of the claims was set.
+    SetWeight,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
 }
@@ -44,17 +46,19 @@ impl ControlAct {
             Self::DisableConnector => "disable_connector",
             Self::EnableConnector => "enable_connector",
             Self::SetBudget => "set_budget",
+            Self::SetWeight => "set_weight",
             Self::Resolve => "resolve",
         }
     }
 
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
         Self::DisableConnector,
         Self::EnableConnector,
         Self::SetBudget,
+        Self::SetWeight,
         Self::Resolve,
     ];
 }

@@ -28,12 +28,14 @@ mod sweep;
 mod unit_columns;
 mod verdict;
 mod view;
+mod weight;
 
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
 pub use claim::{
-    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed,
+    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, Due, Guard, GuardFacts, GuardVerdict, Needed,
+    Turns,
 };
 pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
@@ -47,3 +49,4 @@ pub use settle::{Finding, SettleReport, Settled, Settlement};
 pub use sweep::DuePlan;
 pub use verdict::{Bound, Conflict};
 pub use view::{AttemptView, Gauges, PlanSummary, PlanView, StepView};
+pub use weight::TenantWeight;
