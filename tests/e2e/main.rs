@@ -17,6 +17,7 @@ mod limits;
 mod live;
 mod poison;
 mod python;
+mod rates;
 mod readme;
 mod redis_loss;
 mod scenario_table;

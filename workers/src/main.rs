@@ -20,6 +20,7 @@ mod orchestrator;
 mod outcomes;
 mod plan_approved;
 mod plan_submitted;
+mod rates;
 mod references;
 mod relay;
 mod runner;

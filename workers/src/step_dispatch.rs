@@ -138,6 +138,9 @@ impl Dispatcher {
     async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
         let fleet = &*self.fleet;
         let said = fleet.limits.ask(&fleet.store, batch, fleet.now()).await;
+        // Who waits for its own turn keeps it.
+        let keeps: Vec<bool> =
+            said.iter().map(|said| matches!(said, Limited::Wait { rate_slot: Some(_), .. })).collect();
         let guards: Vec<StepGuard> = batch
             .iter()
             .map(|(candidate, plan)| StepGuard { plan: Arc::clone(plan), unit: candidate.unit })
@@ -149,6 +152,11 @@ impl Dispatcher {
             Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
             other => other?,
         };
+        // Only what this claim itself put off: another worker may have taken a unit by the very turn that was told here.
+        let put_off = batch.iter().zip(keeps).filter(|((candidate, _), keeps)| {
+            !keeps && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
+        });
+        fleet.limits.give_back(put_off.map(|((candidate, _), _)| candidate)).await;
         let moved = !report.claimed.is_empty() || report.deferred > 0 || !report.refused.is_empty();
         self.act(report, batch).await;
         Ok(moved)
@@ -172,6 +180,7 @@ impl Dispatcher {
                     whole.refused.extend(report.refused);
                     whole.accounts.extend(report.accounts);
                     whole.deferred += report.deferred;
+                    whole.waiting.extend(report.waiting);
                     whole.contended += report.contended;
                     whole.violations += report.violations;
                     whole.unaffordable += report.unaffordable;
