@@ -70,7 +70,8 @@ async fn a_connector_that_asks_for_a_pause_is_left_alone_by_every_step_of_that_k
     eventually("the others wait for the pause to end", async || {
         let view = fleet.store().plan(others).await.expect("the database answers");
         let reason = "the connector asked for a pause of mux/test.busy";
-        let waiting = view.steps.iter().filter(|step| step.wait_reason.as_deref() == Some(reason)).count();
+        let steps = view.iter().flat_map(|view| &view.steps);
+        let waiting = steps.filter(|step| step.wait_reason.as_deref() == Some(reason)).count();
         if waiting == 5 { Ok(()) } else { Err(view) }
     })
     .await;

@@ -139,6 +139,11 @@ impl Limits {
         }
     }
 
+    /// By how much a candidate's claim may wait for those of others: far less than its turn is good for.
+    pub(crate) fn slack(&self, candidate: &Candidate) -> TimeDelta {
+        self.rates.slack(candidate)
+    }
+
     /// Remembers that a connector asked to be left alone: other steps of the same lane wait too.
     pub(crate) async fn later(&self, tenant: &str, connector: &str, action: &str, wait: std::time::Duration) {
         let lane = format!("{connector}/{action}");

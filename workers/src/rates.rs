@@ -14,9 +14,12 @@ use crate::settings::{BadSetting, RateSetting};
 /// The longest that an attempt is held back to smooth what this process sends: it holds a slot and a lease meanwhile.
 const SMOOTHED: Duration = Duration::from_secs(2);
 
+/// The longest that turns are gathered for one claim.
+const GATHERED: TimeDelta = TimeDelta::milliseconds(100);
+
 /// The rates of this fleet.
 pub(crate) struct Rates {
-    rates: Vec<(RateSetting, RateLimit)>,
+    set: Vec<(RateSetting, RateLimit)>,
     /// What is kept while Redis is away.
     alone: LocalRate,
     /// What is kept always, right before something is sent: a process that stood still sends what it had claimed evenly.
@@ -40,11 +43,11 @@ impl Rated {
 
 impl Rates {
     pub(crate) fn new(settings: &[RateSetting]) -> Result<Self, BadSetting> {
-        let rates = settings
+        let set = settings
             .iter()
             .map(|rate| Ok((rate.clone(), rate.limit()?)))
             .collect::<Result<Vec<_>, BadSetting>>()?;
-        Ok(Self { rates, alone: LocalRate::default(), even: LocalRate::default() })
+        Ok(Self { set, alone: LocalRate::default(), even: LocalRate::default() })
     }
 
     fn matching(
@@ -53,7 +56,7 @@ impl Rates {
         connector: &str,
         action: &str,
     ) -> impl Iterator<Item = &(RateSetting, RateLimit)> {
-        self.rates.iter().filter(move |(setting, _)| {
+        self.set.iter().filter(move |(setting, _)| {
             let is =
                 |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
             is(&setting.tenant, tenant) && is(&setting.connector, connector) && is(&setting.action, action)
@@ -73,6 +76,14 @@ impl Rates {
         }
     }
 
+    /// How long a turn may wait for others, so that one claim takes several: less than half of the time that it is good
+    /// for, and nothing where no rate applies.
+    pub(crate) fn slack(&self, candidate: &Candidate) -> TimeDelta {
+        let Candidate { tenant, connector, action, .. } = candidate;
+        let shortest = self.matching(tenant, connector, action).map(|(_, limit)| limit.lateness()).min();
+        shortest.map_or(TimeDelta::zero(), |lateness| (lateness * 2 / 5).min(GATHERED))
+    }
+
     /// Asks this process alone. A turn of the one limit is lost where another says no: it keeps less than is allowed.
     pub(crate) fn ask_alone(&self, request: &RateRequest<'_>, now: DateTime<Utc>) -> Turn {
         let said =
@@ -90,7 +101,7 @@ impl Rates {
             .limits
             .iter()
             .filter_map(|(wanted, _)| {
-                let (setting, _) = self.rates.iter().find(|(setting, _)| key(setting) == *wanted)?;
+                let (setting, _) = self.set.iter().find(|(setting, _)| key(setting) == *wanted)?;
                 let name = name(setting);
                 Some(format!("{name} is {} calls in {} ms", setting.count, setting.period_ms))
             })

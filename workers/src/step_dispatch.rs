@@ -1,13 +1,14 @@
 //! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
 //! may run next, at most as much as this worker has free slots for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Due, Guard, StoreError, Turns};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Due, Guard, Postponed, StoreError, Turns};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -20,8 +21,10 @@ use crate::outcomes::Ended;
 use crate::runner::{self, Running};
 use crate::stage::{Disposition, Parked, Stage};
 
-/// How soon a claim that met a locked plan looks again.
+/// How soon a claim that met a locked plan looks again; twice as late each time that it meets one again.
 const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
+/// How many times the wait doubles: to 160 ms. Many workers at one large plan would otherwise do little but look.
+const DOUBLINGS: u32 = 4;
 /// How long a unit that the database refuses to claim is left alone.
 const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
 
@@ -35,12 +38,22 @@ pub(crate) struct Dispatcher {
     claiming: Mutex<Turns>,
     /// More is due than there were slots for: a slot that becomes free is used at once.
     hungry: AtomicBool,
+    /// Claims in a row that met a locked plan.
+    contended: AtomicU32,
 }
 
 impl Dispatcher {
     pub(crate) fn new(fleet: Arc<Fleet>, running: Arc<Running>, ended: mpsc::UnboundedSender<Ended>) -> Self {
         let slots = Arc::new(Semaphore::new(fleet.settings.slots));
-        Self { fleet, slots, running, ended, claiming: Mutex::default(), hungry: AtomicBool::new(false) }
+        Self {
+            fleet,
+            slots,
+            running,
+            ended,
+            claiming: Mutex::default(),
+            hungry: AtomicBool::new(false),
+            contended: AtomicU32::new(0),
+        }
     }
 
     /// How many attempts may still be started.
@@ -138,28 +151,66 @@ impl Dispatcher {
     async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
         let fleet = &*self.fleet;
         let said = fleet.limits.ask(&fleet.store, batch, fleet.now()).await;
+        let waits = self.wake_for(&said, batch);
         // Who waits for its own turn keeps it.
-        let keeps: Vec<bool> =
-            said.iter().map(|said| matches!(said, Limited::Wait { rate_slot: Some(_), .. })).collect();
+        let keeps: BTreeSet<UnitKey> = said
+            .iter()
+            .zip(batch)
+            .filter(|(said, _)| matches!(said, Limited::Wait { rate_slot: Some(_), .. }))
+            .map(|(_, (candidate, _))| candidate.unit)
+            .collect();
         let guards: Vec<StepGuard> = batch
             .iter()
             .map(|(candidate, plan)| StepGuard { plan: Arc::clone(plan), unit: candidate.unit })
             .collect();
-        let requests: Vec<ClaimRequest<'_>> =
-            said.into_iter().zip(&guards).map(|(said, guard)| request(said, guard)).collect();
+        let (mut requests, mut postponed) = (Vec::new(), Vec::new());
+        for (said, guard) in said.into_iter().zip(&guards) {
+            let unit = guard.unit;
+            match said {
+                Limited::Wait { until, reason, rate_slot } => {
+                    postponed.push(Postponed { unit, until, reason, rate_slot });
+                }
+                Limited::Never(reason) => requests.push(ClaimRequest::Refuse { unit, reason }),
+                Limited::Pass => requests.push(run(unit, guard)),
+            }
+        }
         let now = fleet.now();
-        let report = match fleet.store.claim(&requests, &fleet.name, fleet.lease_end(now), now).await {
-            Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
-            other => other?,
+        let waiting = fleet.store.postpone(&postponed, now).await?;
+        let mut report = if requests.is_empty() {
+            ClaimReport::default()
+        } else {
+            match fleet.store.claim(&requests, &fleet.name, fleet.lease_end(now), now).await {
+                Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &error).await?,
+                other => other?,
+            }
         };
+        // Another worker looked at the same rows: one of them does the work, the other looks again later.
+        report.contended += postponed.len() - waiting.len();
+        report.deferred += waiting.len();
+        report.waiting.extend(waiting);
         // Only what this claim itself put off: another worker may have taken a unit by the very turn that was told here.
-        let put_off = batch.iter().zip(keeps).filter(|((candidate, _), keeps)| {
-            !keeps && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
+        let put_off = batch.iter().map(|(candidate, _)| candidate).filter(|candidate| {
+            !keeps.contains(&candidate.unit)
+                && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
         });
-        fleet.limits.give_back(put_off.map(|((candidate, _), _)| candidate)).await;
+        fleet.limits.give_back(put_off).await;
         let moved = !report.claimed.is_empty() || report.deferred > 0 || !report.refused.is_empty();
-        self.act(report, batch).await;
+        self.act(report, batch, &waits).await;
         Ok(moved)
+    }
+
+    /// Wakes this worker when what waits for its limits is due, a little later where that makes fewer claims; gives
+    /// the moments.
+    fn wake_for(&self, said: &[Limited], batch: &Candidates) -> BTreeSet<DateTime<Utc>> {
+        let (fleet, now) = (&*self.fleet, self.fleet.now());
+        let mut waits = BTreeSet::new();
+        for (said, (candidate, _)) in said.iter().zip(batch) {
+            if let Limited::Wait { until, .. } = said {
+                waits.insert(*until);
+                fleet.bells.dispatch.set_between(*until, *until + fleet.limits.slack(candidate), now);
+            }
+        }
+        waits
     }
 
     /// One unit of a batch holds what the database refuses: each is claimed alone, and the culprit is left for a while.
@@ -197,15 +248,23 @@ impl Dispatcher {
         Ok(whole)
     }
 
-    async fn act(&self, report: ClaimReport, batch: &Candidates) {
+    async fn act(&self, report: ClaimReport, batch: &Candidates, waits: &BTreeSet<DateTime<Utc>>) {
         let fleet = &*self.fleet;
         fleet.metrics.claim(&report);
+        // What only waits for its turn writes no event.
+        let logged = !report.claimed.is_empty()
+            || !report.refused.is_empty()
+            || report.violations > 0
+            || report.unaffordable > 0;
         let now = fleet.now();
-        if let Some(due) = report.next_due {
+        if let Some(due) = report.next_due.filter(|due| !waits.contains(due)) {
             fleet.bells.dispatch.set(due, now);
         }
         if report.contended > 0 {
-            fleet.bells.dispatch.set(now + CONTENDED, now);
+            let before = self.contended.fetch_add(1, Ordering::Relaxed);
+            fleet.bells.dispatch.set(now + CONTENDED * (1 << before.min(DOUBLINGS)), now);
+        } else {
+            self.contended.store(0, Ordering::Relaxed);
         }
         for (candidate, _) in batch {
             fleet.live.touch(candidate.unit.plan);
@@ -219,7 +278,9 @@ impl Dispatcher {
             }
         }
         fleet.metrics.slots_busy(fleet.settings.slots - self.free());
-        fleet.bells.log.notify_one();
+        if logged {
+            fleet.bells.log.notify_one();
+        }
         fleet.limits.copy(&report.accounts).await;
         doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
     }
@@ -235,15 +296,6 @@ impl Dispatcher {
             // The committer ends after the last attempt has.
             let _ = ended.send(outcome.holding(permit));
         });
-    }
-}
-
-fn request(said: Limited, guard: &StepGuard) -> ClaimRequest<'_> {
-    let unit = guard.unit;
-    match said {
-        Limited::Wait { until, reason, rate_slot } => ClaimRequest::Defer { unit, until, reason, rate_slot },
-        Limited::Never(reason) => ClaimRequest::Refuse { unit, reason },
-        Limited::Pass => run(unit, guard),
     }
 }
 

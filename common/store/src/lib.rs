@@ -35,7 +35,7 @@ pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
 pub use claim::{
     BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, Due, Guard, GuardFacts, GuardVerdict, Needed,
-    Turns,
+    Postponed, Turns,
 };
 pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};

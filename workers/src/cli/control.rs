@@ -53,7 +53,7 @@ nothing was set for. Nobody's share is ever nothing.
 Examples:
   dat control weight --tenant acme --weight 3 --reason 'they pay for it'
   dat control weight --tenant acme --weight 1 --reason 'their contract ended'")]
-    Weight(Weight),
+    Weight(Share),
     /// Show what is stopped, by whom, and why
     #[command(after_help = "\
 Examples:
@@ -95,7 +95,7 @@ pub(crate) struct Whose {
 
 /// Whose share, how much, by whom and why.
 #[derive(Debug, Args)]
-pub(crate) struct Weight {
+pub(crate) struct Share {
     /// The tenant
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     tenant: String,
@@ -123,7 +123,7 @@ impl Control {
             Self::Resume(whose) => whose.run(session, false).await,
             Self::Connector(ConnectorControl::Disable(which)) => which.run(session, true).await,
             Self::Connector(ConnectorControl::Enable(which)) => which.run(session, false).await,
-            Self::Weight(weight) => weight.run(session).await,
+            Self::Weight(share) => share.run(session).await,
             Self::Show { output } => show(session, output).await,
         }
     }
@@ -146,7 +146,7 @@ impl Which {
     }
 }
 
-impl Weight {
+impl Share {
     async fn run(self, session: &Session) -> Answer {
         let Self { tenant, weight, act } = self;
         let store = session.store().await?;

@@ -7,6 +7,7 @@
 
 mod candidate;
 mod decision;
+mod postpone;
 mod reading;
 mod request;
 mod turns;
@@ -20,6 +21,7 @@ use dat_plan::{PlanKey, UnitKey};
 use serde_json::Value;
 
 pub use candidate::{Candidate, Due};
+pub use postpone::Postponed;
 pub use request::{ClaimReport, ClaimRequest, Claimed, Guard, GuardFacts, GuardVerdict, Needed};
 pub use turns::Turns;
 
