@@ -69,6 +69,15 @@ bench-guards: ## Measure what the guards cost: constraints, claims with accounts
 	@$(WITH_STACK) $(CARGO) bench --locked --package dat-guards --bench guards
 	@$(WITH_STACK) $(CARGO) bench --locked --package dat-store --bench claims
 
+# What the guards cost, on fleets of their own: each prints its figures, and fails where they are not as promised.
+.PHONY: bench-fairness bench-rate bench-guards-ratio
+bench-fairness: ## Measure a small plan beside a tenant with 20,000 steps waiting
+bench-rate: ## Measure what a rate lets pass, and what PostgreSQL does for it, with 20,000 steps waiting
+bench-guards-ratio: ## Measure the throughput with every guard on, as a ratio of that without
+bench-fairness bench-rate bench-guards-ratio: bench-%:
+	@$(CARGO) build --release --locked --workspace --bins
+	@$(WITH_STACK) target/release/guards-bench $(patsubst guards-%,%,$*)
+
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
 	@topology/stack/up

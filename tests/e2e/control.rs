@@ -142,3 +142,16 @@ async fn an_aborted_plan_lets_what_runs_end_and_undoes_it() {
     assert_eq!(fleet.plan(plan).await.summary.spent, 0);
     fleet.check_everything().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_weight_is_set_shown_and_announced() {
+    let fleet = Fleet::standard().await;
+    let producer = fleet.producer().await;
+    act(&fleet, &["control", "weight", "--tenant", "acme", "--weight", "3"], "they pay for it").await;
+    announced(&producer, "control.set_weight", "acme", "they pay for it").await;
+    let shown = fleet.dat(&["control", "show"]).await;
+    assert!(shown.contains("tenant acme has weight 3, set by ann"), "{shown}");
+    let plan = submit(&producer, "of a tenant with a weight").await;
+    completes(&producer, plan).await;
+    fleet.check_everything().await;
+}

@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod poison;
 mod python;
+mod rates;
 mod readme;
 mod reconcile;
 mod redis_loss;

@@ -1,18 +1,23 @@
-//! An alarm: rings when told to, or at the earliest moment it was set to.
+//! An alarm: rings when told to, and at the moments that it was set to.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
+/// The most moments that are kept; of more, the latest are left to the sweeper.
+const MOST: usize = 4_096;
+
 /// Wakes one waiting task, at once or later. Ringing twice before it wakes is ringing once.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     bell: Notify,
-    /// The moment became an earlier one: the waiting task waits for that instead.
+    /// There is an earlier moment now: the waiting task waits for that instead.
     earlier: Notify,
-    next: Mutex<Option<Instant>>,
+    /// When to ring at the latest, and from when on a ring will do.
+    moments: Mutex<BTreeSet<(Instant, Instant)>>,
 }
 
 impl Alarm {
@@ -21,12 +26,23 @@ impl Alarm {
         self.bell.notify_one();
     }
 
-    /// Rings at a moment, unless it rings sooner anyway. Kept in memory only: the sweeper rings too.
+    /// Rings at a moment. Kept in memory only: the sweeper rings too.
     pub(crate) fn set(&self, at: DateTime<Utc>, now: DateTime<Utc>) {
-        let at = Instant::now() + (at - now).to_std().unwrap_or(Duration::ZERO);
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if next.is_none_or(|set| at < set) {
-            *next = Some(at);
+        self.set_between(at, at, now);
+    }
+
+    /// Rings once between two moments, at the later one unless another ring comes before: moments that lie close
+    /// together are one ring.
+    pub(crate) fn set_between(&self, from: DateTime<Utc>, to: DateTime<Utc>, now: DateTime<Utc>) {
+        let start = Instant::now();
+        let after = |moment: DateTime<Utc>| start + (moment - now).to_std().unwrap_or(Duration::ZERO);
+        let mut moments = self.lock();
+        let first = moments.first().copied();
+        moments.insert((after(to), after(from)));
+        if moments.len() > MOST {
+            moments.pop_last();
+        }
+        if moments.first().copied() != first {
             self.earlier.notify_one();
         }
     }
@@ -34,20 +50,20 @@ impl Alarm {
     /// Waits until it rings.
     pub(crate) async fn rung(&self) {
         loop {
-            let at = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = self.lock().first().map(|(at, _)| *at);
             tokio::select! {
-                () = self.bell.notified() => return,
+                () = self.bell.notified() => break,
                 () = self.earlier.notified() => {}
-                () = until(at) => {
-                    let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Cleared only if it is this moment that came: a task that gives up waiting clears nothing.
-                    if *next == at {
-                        *next = None;
-                    }
-                    return;
-                }
+                () = until(at) => break,
             }
         }
+        // Only a task that was woken clears anything: one that gives up waiting does not come here.
+        let now = Instant::now();
+        self.lock().retain(|(_, from)| *from > now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Instant, Instant)>> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,16 +80,38 @@ mod tests {
     use chrono::TimeDelta;
 
     #[tokio::test(start_paused = true)]
-    async fn it_rings_once_at_the_earliest_moment_it_was_set_to() {
+    async fn it_rings_once_at_each_moment_that_it_was_set_to() {
         let alarm = Alarm::default();
         let now = DateTime::UNIX_EPOCH;
         let start = Instant::now();
         alarm.set(now + TimeDelta::seconds(9), now);
         alarm.set(now + TimeDelta::seconds(2), now);
-        alarm.rung().await;
-        assert_eq!(Instant::now() - start, Duration::from_secs(2));
+        for seconds in [2, 9] {
+            alarm.rung().await;
+            assert_eq!(Instant::now() - start, Duration::from_secs(seconds));
+        }
         let again = tokio::time::timeout(Duration::from_mins(1), alarm.rung()).await;
         assert!(again.is_err(), "it rang again without being set");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn moments_that_may_wait_for_each_other_are_one_ring() {
+        let alarm = Alarm::default();
+        let now = DateTime::UNIX_EPOCH;
+        let start = Instant::now();
+        let at = |ms| now + TimeDelta::milliseconds(ms);
+        for ms in [1_000, 1_020, 1_080, 1_120] {
+            alarm.set_between(at(ms), at(ms + 100), now);
+        }
+        for ms in [1_100, 1_220] {
+            alarm.rung().await;
+            assert_eq!(Instant::now() - start, Duration::from_millis(ms));
+        }
+        assert!(alarm.lock().is_empty());
+        for n in 0..2 * i64::try_from(MOST).unwrap() {
+            alarm.set(at(2_000 + n), now);
+        }
+        assert_eq!(alarm.lock().len(), MOST);
     }
 
     #[tokio::test(start_paused = true)]

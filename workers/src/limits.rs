@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{
-    AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, LocalRate, RateLimit, RateRequest, RateSchedule,
-    RuntimeStore, Turn, fits, slot_is_valid,
+    AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, RateRequest, RateSchedule, RuntimeStore, Turn,
+    fits, slot_is_valid,
 };
-use dat_plan::UnitKind;
+use dat_plan::{Clock, UnitKind};
 use dat_store::{AccountView, BUDGET_WAIT, Candidate};
 
 use crate::documents::Prepared;
-use crate::settings::{BadSetting, RateSetting, Settings};
-use crate::windows::reservation_id;
+use crate::rates::{Rated, Rates};
+use crate::settings::{BadSetting, Settings};
 
 /// How far ahead the rate schedule gives slots.
 const RATE_HORIZON: std::time::Duration = std::time::Duration::from_mins(1);
@@ -37,23 +37,16 @@ pub(crate) type Candidates = Vec<(Candidate, Arc<Prepared>)>;
 
 /// The limits of this fleet.
 pub(crate) struct Limits {
-    rates: Vec<(RateSetting, RateLimit)>,
+    rates: Rates,
     schedule: RateSchedule,
-    local: LocalRate,
     copies: AccountCopies,
 }
 
 impl Limits {
     pub(crate) fn new(settings: &Settings, runtime: &RuntimeStore) -> Result<Self, BadSetting> {
-        let rates = settings
-            .rate
-            .iter()
-            .map(|rate| Ok((rate.clone(), rate.limit()?)))
-            .collect::<Result<Vec<_>, BadSetting>>()?;
         Ok(Self {
-            rates,
+            rates: Rates::new(&settings.rate)?,
             schedule: RateSchedule::new(runtime.clone(), RATE_HORIZON),
-            local: LocalRate::default(),
             copies: AccountCopies::new(runtime.clone()),
         })
     }
@@ -93,75 +86,69 @@ impl Limits {
     }
 
     async fn ask_rates(&self, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
-        struct Asked<'a> {
-            place: usize,
-            setting: &'a RateSetting,
-            limit: RateLimit,
-            name: String,
-            request: String,
-        }
-        let mut asked = Vec::new();
+        let mut asked: Vec<(usize, Rated)> = Vec::new();
         for (place, (candidate, _)) in batch.iter().enumerate() {
             if candidate.unit.kind == UnitKind::Undo || said[place] != Limited::Pass {
                 continue;
             }
-            let matching = || self.rates.iter().filter(|(setting, _)| counts(setting, candidate));
-            // A slot serves one claim without asking again.
-            let slot_holds = candidate.rate_slot.is_some_and(|slot| {
-                matching().next().is_some() && matching().all(|(_, limit)| slot_is_valid(slot, now, limit))
-            });
+            let mut rated = self.rates.of(candidate);
+            // A slot serves one claim without asking again; whether its connector asked to be left alone is asked.
+            let slot_holds = candidate
+                .rate_slot
+                .is_some_and(|slot| rated.limits.iter().all(|(_, limit)| slot_is_valid(slot, now, limit)));
             if slot_holds {
-                continue;
+                rated.limits.clear();
             }
-            for (setting, limit) in matching() {
-                asked.push(Asked {
-                    place,
-                    setting,
-                    limit: *limit,
-                    name: format!(
-                        "{}/{}",
-                        setting.connector.as_deref().unwrap_or("*"),
-                        setting.action.as_deref().unwrap_or("*")
-                    ),
-                    request: reservation_id(candidate),
-                });
-            }
+            asked.push((place, rated));
         }
-        if asked.is_empty() {
-            return;
-        }
-        let requests: Vec<RateRequest<'_>> = asked
-            .iter()
-            .map(|a| RateRequest {
-                tenant: &batch[a.place].0.tenant,
-                name: &a.name,
-                request: &a.request,
-                limit: a.limit,
-            })
-            .collect();
+        let requests: Vec<RateRequest<'_>> = asked.iter().map(|(_, rated)| rated.request()).collect();
         let turns = match self.schedule.ask(&requests).await {
             Ok(turns) => turns,
             Err(away) => {
                 tracing::warn!(%away, "rates are limited within this process alone");
-                requests.iter().map(|r| self.local.ask(now, r.tenant, r.name, r.limit)).collect()
+                requests.iter().map(|request| self.rates.ask_alone(request, now)).collect()
             }
         };
-        for (asked, turn) in asked.iter().zip(turns) {
-            let (at, slot) = match turn {
+        for ((place, rated), turn) in asked.iter().zip(turns) {
+            let (until, rate_slot) = match turn {
                 Turn::Granted => continue,
                 Turn::Slot(at) => (at, Some(at)),
                 Turn::AskAgain(at) => (at, None),
             };
-            let reason = format!(
-                "the rate limit of {} is {} calls in {} ms",
-                asked.name, asked.setting.count, asked.setting.period_ms
-            );
-            // Several limits: the latest says when.
-            match &said[asked.place] {
-                Limited::Wait { until, .. } if *until >= at => {}
-                _ => said[asked.place] = Limited::Wait { until: at, reason, rate_slot: slot },
-            }
+            said[*place] = Limited::Wait { until, reason: self.rates.reason(rated), rate_slot };
         }
+    }
+
+    /// Gives back the turns of what was put off after all: a step that waits for something else uses up nothing. One
+    /// that waits for its turn keeps it.
+    pub(crate) async fn give_back(&self, put_off: impl Iterator<Item = &Candidate>) {
+        let rated: Vec<Rated> = put_off
+            .filter(|candidate| candidate.unit.kind == UnitKind::Action)
+            .map(|candidate| self.rates.of(candidate))
+            .filter(|rated| !rated.limits.is_empty())
+            .collect();
+        let requests: Vec<RateRequest<'_>> = rated.iter().map(Rated::request).collect();
+        if let Err(away) = self.schedule.give_back(&requests).await {
+            tracing::debug!(%away, "turns that were not used are void");
+        }
+    }
+
+    /// By how much a candidate's claim may wait for those of others: far less than its turn is good for.
+    pub(crate) fn slack(&self, candidate: &Candidate) -> TimeDelta {
+        self.rates.slack(candidate)
+    }
+
+    /// Remembers that a connector asked to be left alone: other steps of the same lane wait too.
+    pub(crate) async fn later(&self, tenant: &str, connector: &str, action: &str, wait: std::time::Duration) {
+        let lane = format!("{connector}/{action}");
+        if let Err(away) = self.schedule.later(tenant, &lane, wait).await {
+            tracing::debug!(%away, "only the step that was told to come later does");
+        }
+    }
+
+    /// Waits until this process by itself keeps the rates of an action that is about to be sent.
+    pub(crate) async fn smooth(&self, clock: &dyn Clock, tenant: &str, connector: &str, action: &str) {
+        self.rates.smooth(clock, tenant, connector, action).await;
     }
 
     /// Replaces the live copies of accounts that changed.
@@ -182,7 +169,7 @@ impl Limits {
 
     /// Forgets local limiters that are full again.
     pub(crate) fn tidy(&self) {
-        self.local.retain_recent();
+        self.rates.tidy();
     }
 }
 
@@ -195,11 +182,4 @@ pub(crate) fn copy_of(view: &AccountView) -> AccountCopy {
         settled: view.account.settled,
         reserved: view.account.reserved,
     }
-}
-
-fn counts(setting: &RateSetting, candidate: &Candidate) -> bool {
-    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-    is(&setting.tenant, &candidate.tenant)
-        && is(&setting.connector, &candidate.connector)
-        && is(&setting.action, &candidate.action)
 }

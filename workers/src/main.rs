@@ -21,6 +21,7 @@ mod orchestrator;
 mod outcomes;
 mod plan_approved;
 mod plan_submitted;
+mod rates;
 mod recheck;
 mod reconciler;
 mod recovery;

@@ -22,6 +22,9 @@ use crate::references;
 use crate::stage::storable;
 use crate::trace;
 
+/// The longest that a connector's answer holds back the other steps of its lane.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+
 /// The leases of attempts that run in this worker, for their renewal.
 #[derive(Debug, Default)]
 pub(crate) struct Running(Mutex<BTreeMap<UnitKey, Lease>>);
@@ -116,6 +119,9 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         },
         UnitKind::Undo => references::resolve_or_null(spec.parameters, &claimed.results),
     };
+    if unit.kind == UnitKind::Action {
+        fleet.limits.smooth(&*fleet.clock, &claimed.tenant, spec.connector, spec.action).await;
+    }
     let now = fleet.now();
     let timeout = Duration::from_millis(spec.timeout_ms);
     let call = Call {
@@ -131,6 +137,12 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
     crate::fault::point("runner.before_send");
     let answer = connector.act(call).await;
     crate::fault::point("runner.after_answer");
+    if let Answer::Error { retry_after_ms, .. } = &answer
+        && *retry_after_ms > 0
+    {
+        let wait = Duration::from_millis(*retry_after_ms).min(LONGEST_PAUSE);
+        fleet.limits.later(&claimed.tenant, spec.connector, spec.action, wait).await;
+    }
     judge(fleet, plan, claimed, parameters, answer)
 }
 

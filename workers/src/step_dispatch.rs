@@ -1,13 +1,14 @@
 //! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
 //! may run next, at most as much as this worker has free slots for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Guard, StoreError};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, StoreError, Turns};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -22,8 +23,10 @@ use crate::runner::{self, Running};
 use crate::stage::{Disposition, Parked, Stage};
 use crate::windows::Reserved;
 
-/// How soon a claim that met a locked plan looks again.
+/// How soon a claim that met a locked plan looks again; twice as late each time that it meets one again.
 const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
+/// How many times the wait doubles: to 160 ms. Many workers at one large plan would otherwise do little but look.
+const DOUBLINGS: u32 = 4;
 /// How long a unit that the database refuses to claim is left alone.
 const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
 
@@ -33,16 +36,26 @@ pub(crate) struct Dispatcher {
     slots: Arc<Semaphore>,
     running: Arc<Running>,
     ended: mpsc::UnboundedSender<Ended>,
-    /// One claim at a time in a worker: two would look at the same rows.
-    claiming: Mutex<()>,
+    /// One claim at a time in a worker: two would look at the same rows. Whose turn it is goes with the right to claim.
+    claiming: Mutex<Turns>,
     /// More is due than there were slots for: a slot that becomes free is used at once.
     hungry: AtomicBool,
+    /// Claims in a row that met a locked plan.
+    contended: AtomicU32,
 }
 
 impl Dispatcher {
     pub(crate) fn new(fleet: Arc<Fleet>, running: Arc<Running>, ended: mpsc::UnboundedSender<Ended>) -> Self {
         let slots = Arc::new(Semaphore::new(fleet.settings.slots));
-        Self { fleet, slots, running, ended, claiming: Mutex::new(()), hungry: AtomicBool::new(false) }
+        Self {
+            fleet,
+            slots,
+            running,
+            ended,
+            claiming: Mutex::default(),
+            hungry: AtomicBool::new(false),
+            contended: AtomicU32::new(0),
+        }
     }
 
     /// How many attempts may still be started.
@@ -74,18 +87,18 @@ impl Dispatcher {
 
     /// Claims what is due until nothing is, or the slots are used.
     pub(crate) async fn claim(&self) -> Result<(), StoreError> {
-        let alone = self.claiming.lock().await;
-        self.claim_alone(&alone).await
+        let mut turns = self.claiming.lock().await;
+        self.claim_alone(&mut turns).await
     }
 
     /// The right to claim, once a slot is free. Others that would claim wait too: they could not.
-    async fn slot_is_free(&self) -> MutexGuard<'_, ()> {
-        let alone = self.claiming.lock().await;
+    async fn slot_is_free(&self) -> MutexGuard<'_, Turns> {
+        let turns = self.claiming.lock().await;
         drop(self.slots.acquire().await);
-        alone
+        turns
     }
 
-    async fn claim_alone(&self, _: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
+    async fn claim_alone(&self, turns: &mut Turns) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
         while !fleet.draining.is_cancelled() {
             let free = self.free().min(fleet.settings.batch);
@@ -94,11 +107,11 @@ impl Dispatcher {
                 return Ok(());
             }
             let now = fleet.now();
-            let due = fleet.store.candidates(i64::try_from(free).unwrap_or(i64::MAX), now).await?;
+            let limit = i64::try_from(free).unwrap_or(i64::MAX);
+            let Due { candidates: due, more } = fleet.store.due(turns, limit, now).await?;
             if due.is_empty() {
                 return Ok(());
             }
-            let full = due.len() == free;
             let documents = fleet.documents.get(&fleet.store, due.iter().map(|c| c.unit.plan)).await?;
             let mut batch = Candidates::with_capacity(due.len());
             let mut unreadable = Vec::new();
@@ -110,7 +123,7 @@ impl Dispatcher {
             }
             self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
             let progress = self.claim_batch(&batch).await?;
-            if !full || !progress {
+            if !more || !progress {
                 return Ok(());
             }
         }
@@ -146,6 +159,14 @@ impl Dispatcher {
             recovery::look(fleet).await?;
         }
         crate::fault::point("claim.after_windows");
+        let waits = self.wake_for(&said, batch);
+        // Who waits for its own turn keeps it.
+        let keeps: BTreeSet<UnitKey> = said
+            .iter()
+            .zip(batch)
+            .filter(|(said, _)| matches!(said, Limited::Wait { rate_slot: Some(_), .. }))
+            .map(|(_, (candidate, _))| candidate.unit)
+            .collect();
         let guards: Vec<StepGuard> = batch
             .iter()
             .map(|(candidate, plan)| StepGuard {
@@ -154,21 +175,36 @@ impl Dispatcher {
                 unit: candidate.unit,
             })
             .collect();
-        let requests: Vec<ClaimRequest<'_>> =
-            said.into_iter().zip(&guards).map(|(said, guard)| request(said, guard)).collect();
-        let now = fleet.now();
-        let claimed =
-            fleet.store.claim_in_era(&requests, reserved.era, &fleet.name, fleet.lease_end(now), now).await;
-        let report = match claimed {
-            Ok(Some(report)) => report,
-            // Redis was lost since the batch reserved in it: all of it is asked again.
-            Ok(None) => {
-                fleet.bells.dispatch.set(now + CONTENDED, now);
-                return Ok(false);
+        let (mut requests, mut postponed) = (Vec::new(), Vec::new());
+        for (said, guard) in said.into_iter().zip(&guards) {
+            let unit = guard.unit;
+            match said {
+                Limited::Wait { until, reason, rate_slot } => {
+                    postponed.push(Postponed { unit, until, reason, rate_slot });
+                }
+                Limited::Never(reason) => requests.push(ClaimRequest::Refuse { unit, reason }),
+                Limited::Pass => requests.push(run(unit, guard)),
             }
-            Err(error) if !error.is_unavailable() => self.claim_singly(&requests, &reserved, &error).await?,
-            // Whether it committed is not known: the reconciler looks what became of what was reserved.
-            Err(error) => return Err(error),
+        }
+        let now = fleet.now();
+        let waiting = fleet.store.postpone(&postponed, now).await?;
+        let mut report = if requests.is_empty() {
+            ClaimReport::default()
+        } else {
+            let lease_end = fleet.lease_end(now);
+            match fleet.store.claim_in_era(&requests, reserved.era, &fleet.name, lease_end, now).await {
+                Ok(Some(report)) => report,
+                // Redis was lost since the batch reserved in it: all of it is asked again.
+                Ok(None) => {
+                    fleet.bells.dispatch.set(now + CONTENDED, now);
+                    return Ok(false);
+                }
+                Err(error) if !error.is_unavailable() => {
+                    self.claim_singly(&requests, &reserved, &error).await?
+                }
+                // Whether it committed is not known: the reconciler looks what became of what was reserved.
+                Err(error) => return Err(error),
+            }
         };
         let taken = |unit| report.claimed.iter().any(|claimed| claimed.lease.unit == unit);
         fleet.windows.give_back(&reserved, taken).await;
@@ -177,12 +213,36 @@ impl Dispatcher {
             fleet.operators.refresh(&fleet.store).await?;
             fleet.bells.dispatch.ring();
         }
+        // Another worker looked at the same rows: one of them does the work, the other looks again later.
+        report.contended += postponed.len() - waiting.len();
+        report.deferred += waiting.len();
+        report.waiting.extend(waiting);
+        // Only what this claim itself put off: another worker may have taken a unit by the very turn that was told here.
+        let put_off = batch.iter().map(|(candidate, _)| candidate).filter(|candidate| {
+            !keeps.contains(&candidate.unit)
+                && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
+        });
+        fleet.limits.give_back(put_off).await;
         let moved = !report.claimed.is_empty()
             || report.deferred > 0
             || !report.refused.is_empty()
             || report.stale > 0;
-        self.act(report, batch).await;
+        self.act(report, batch, &waits).await;
         Ok(moved)
+    }
+
+    /// Wakes this worker when what waits for its limits is due, a little later where that makes fewer claims; gives
+    /// the moments.
+    fn wake_for(&self, said: &[Limited], batch: &Candidates) -> BTreeSet<DateTime<Utc>> {
+        let (fleet, now) = (&*self.fleet, self.fleet.now());
+        let mut waits = BTreeSet::new();
+        for (said, (candidate, _)) in said.iter().zip(batch) {
+            if let Limited::Wait { until, .. } = said {
+                waits.insert(*until);
+                fleet.bells.dispatch.set_between(*until, *until + fleet.limits.slack(candidate), now);
+            }
+        }
+        waits
     }
 
     /// One unit of a batch holds what the database refuses: each is claimed alone, and the culprit is left for a while.
@@ -205,6 +265,7 @@ impl Dispatcher {
                     whole.refused.extend(report.refused);
                     whole.accounts.extend(report.accounts);
                     whole.deferred += report.deferred;
+                    whole.waiting.extend(report.waiting);
                     whole.contended += report.contended;
                     whole.stale += report.stale;
                     whole.violations += report.violations;
@@ -222,15 +283,23 @@ impl Dispatcher {
         Ok(whole)
     }
 
-    async fn act(&self, report: ClaimReport, batch: &Candidates) {
+    async fn act(&self, report: ClaimReport, batch: &Candidates, waits: &BTreeSet<DateTime<Utc>>) {
         let fleet = &*self.fleet;
         fleet.metrics.claim(&report);
+        // What only waits for its turn writes no event.
+        let logged = !report.claimed.is_empty()
+            || !report.refused.is_empty()
+            || report.violations > 0
+            || report.unaffordable > 0;
         let now = fleet.now();
-        if let Some(due) = report.next_due {
+        if let Some(due) = report.next_due.filter(|due| !waits.contains(due)) {
             fleet.bells.dispatch.set(due, now);
         }
         if report.contended > 0 {
-            fleet.bells.dispatch.set(now + CONTENDED, now);
+            let before = self.contended.fetch_add(1, Ordering::Relaxed);
+            fleet.bells.dispatch.set(now + CONTENDED * (1 << before.min(DOUBLINGS)), now);
+        } else {
+            self.contended.store(0, Ordering::Relaxed);
         }
         for (candidate, _) in batch {
             fleet.live.touch(candidate.unit.plan);
@@ -244,7 +313,9 @@ impl Dispatcher {
             }
         }
         fleet.metrics.slots_busy(fleet.settings.slots - self.free());
-        fleet.bells.log.notify_one();
+        if logged {
+            fleet.bells.log.notify_one();
+        }
         fleet.limits.copy(&report.accounts).await;
         doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
     }
@@ -260,15 +331,6 @@ impl Dispatcher {
             // The committer ends after the last attempt has.
             let _ = ended.send(outcome.holding(permit));
         });
-    }
-}
-
-fn request(said: Limited, guard: &StepGuard) -> ClaimRequest<'_> {
-    let unit = guard.unit;
-    match said {
-        Limited::Wait { until, reason, rate_slot } => ClaimRequest::Defer { unit, until, reason, rate_slot },
-        Limited::Never(reason) => ClaimRequest::Refuse { unit, reason },
-        Limited::Pass => run(unit, guard),
     }
 }
 
@@ -313,8 +375,8 @@ impl Stage for StepDispatch<'_> {
             alone = self.0.slot_is_free() => Some(alone),
         };
         // Not within the choice above: a claim that has begun is not given up.
-        if let Some(alone) = alone {
-            self.0.claim_alone(&alone).await?;
+        if let Some(mut turns) = alone {
+            self.0.claim_alone(&mut turns).await?;
         }
         Ok(vec![Disposition::Done; batch.len()])
     }

@@ -51,7 +51,9 @@ async fn sweep(fleet: &Fleet, chores_due: &mut DateTime<Utc>) -> Result<(), Stor
     }
     let stranded = fleet.store.release_stranded(now).await?;
     fleet.metrics.sweeper_found("stranded_step", stranded);
-    let (ready, undecided) = fleet.store.unheard(now).await?;
+    // What is due since a moment ago is about to be heard of.
+    let grace = TimeDelta::milliseconds(i64::try_from(fleet.settings.sweep_ms / 2).unwrap_or(0));
+    let (ready, undecided) = fleet.store.unheard(now - grace).await?;
     if ready {
         doorbell::ring_any(fleet, Doorbell::Dispatch).await;
     }

@@ -71,8 +71,8 @@ fn redis(criterion: &mut Criterion) {
             .collect()
     };
 
-    let windows = TokenWindows::new(store.clone());
-    runtime.block_on(windows.rebuild(&[])).expect("Redis answers");
+    let windows = TokenWindows::new(store.clone(), "bench");
+    runtime.block_on(windows.rebuild(1, &[])).expect("Redis answers");
     let window = |connector: Option<&str>| TokenWindow {
         tenant: Some("acme".to_owned()),
         connector: connector.map(str::to_owned),
@@ -100,6 +100,7 @@ fn redis(criterion: &mut Criterion) {
 
     let schedule = RateSchedule::new(store, Duration::from_mins(1));
     let limit = RateLimit::new(1_000_000, Duration::from_secs(1), 1_000_000).expect("it is a rate");
+    let limits = [("mux/x".to_owned(), limit)];
     let mut group = criterion.benchmark_group("rate schedules");
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
@@ -108,7 +109,7 @@ fn redis(criterion: &mut Criterion) {
                 let ids = fresh(batch);
                 let asked: Vec<_> = ids
                     .iter()
-                    .map(|id| RateRequest { tenant: "acme", name: "mux/x", request: id, limit })
+                    .map(|id| RateRequest { tenant: "acme", lane: "mux/x", request: id, limits: &limits })
                     .collect();
                 runtime.block_on(schedule.ask(&asked)).expect("Redis answers")
             });

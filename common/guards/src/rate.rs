@@ -1,14 +1,19 @@
-//! Rates: a limit is a schedule, and who must wait is given a slot in it.
+//! Rates: a limit is a schedule, and who must wait is given a turn in it.
 //!
-//! GCRA, the generic cell rate algorithm (ITU-T I.371), in one Lua call for a batch, by the server's clock. A slot is
-//! the emission time itself: the schedule has moved on past it, and a step that comes back at its slot does not ask
-//! again ([`slot_is_valid`]). One request asks one limit: where several apply, ask the narrowest first and the next when
-//! its turn has come; a slot far ahead in the one must not hold up everybody in the other.
+//! GCRA, the generic cell rate algorithm (ITU-T I.371), in one Lua call for a batch, by the server's clock. Turns are an
+//! interval apart, and each is used at its time or a little later ([`slot_is_valid`]): half of the burst is for turns that
+//! lie in the past when they are taken, or are used late; the other half is left for the way to the connector, which takes
+//! one request longer than the next. So in no time *t* does the connector see more than `t / interval + burst`, as long as
+//! requests do not overtake each other by more than half of what the burst takes.
+//!
+//! Where several limits apply, a turn is one moment that all of them admit, so that a step that the one holds up uses up
+//! nothing of the others. A turn that is not used can be given back. A connector that answers "later" pushes the turns of
+//! its lane; where Redis is lost, only that politeness is lost with it.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use redis::Script;
+use redis::{Script, ScriptInvocation};
 
 use crate::redis::{RedisAway, RuntimeStore};
 
@@ -72,13 +77,19 @@ impl RateLimit {
         self.burst
     }
 
-    /// How long after its time a slot may still be used: one emission interval, for each call that may come at once.
+    /// The same rate with a burst of at least 2: turns that are used late come closer together than an interval.
+    #[must_use]
+    pub const fn at_least_two(self) -> Self {
+        Self { burst: if self.burst < 2 { 2 } else { self.burst }, ..self }
+    }
+
+    /// How long after its time a turn may still be used: half of what a burst takes at the full rate.
     ///
-    /// So a pause ends in one burst at most. A fast limit needs a burst that covers how late claims come: at 100 calls a
-    /// second and a burst of 1, a slot would be void after 10 ms, and whoever missed it at the end of the queue again.
+    /// A fast limit needs a burst that covers how late claims come: at 100 calls a second and a burst of 1, a turn would
+    /// be void after 5 ms, and whoever missed it at the end of the queue again.
     #[must_use]
     pub fn lateness(&self) -> TimeDelta {
-        TimeDelta::microseconds(self.interval_us.saturating_mul(i64::from(self.burst)))
+        TimeDelta::microseconds(self.interval_us.saturating_mul(i64::from(self.burst)) / 2)
     }
 }
 
@@ -93,12 +104,12 @@ pub fn slot_is_valid(slot: DateTime<Utc>, now: DateTime<Utc>, limit: &RateLimit)
 pub struct RateRequest<'a> {
     /// Who asks; all keys of a tenant lie in one slot of a cluster.
     pub tenant: &'a str,
-    /// What is limited: any text, such as `mux/ads.promotion.enable`.
-    pub name: &'a str,
+    /// What its connector may have asked to leave alone: any text, such as `mux/ads.promotion.enable`.
+    pub lane: &'a str,
     /// This asking: the same id gets the same turn until it is void. Step and attempt, for a step.
     pub request: &'a str,
-    /// The limit.
-    pub limit: RateLimit,
+    /// Every limit that must admit it, by what is limited: any text, such as `mux/*`. None: only the lane is asked.
+    pub limits: &'a [(String, RateLimit)],
 }
 
 /// What a request is told.
@@ -108,7 +119,7 @@ pub enum Turn {
     Granted,
     /// Come back then, and go without asking ([`slot_is_valid`]); it is yours.
     Slot(DateTime<Utc>),
-    /// Nothing is free within the horizon, and nothing was taken: ask again then.
+    /// Nothing is free within the horizon, or the lane is to be left alone, and nothing was taken: ask again then.
     AskAgain(DateTime<Utc>),
 }
 
@@ -117,15 +128,22 @@ pub enum Turn {
 pub struct RateSchedule {
     store: RuntimeStore,
     horizon: Duration,
-    script: Script,
+    ask: Script,
+    give_back: Script,
+    later: Script,
 }
 
 impl RateSchedule {
-    /// Schedules that hand out slots at most `horizon` ahead (at most a day).
+    /// Schedules that hand out turns at most `horizon` ahead (at most a day).
     #[must_use]
     pub fn new(store: RuntimeStore, horizon: Duration) -> Self {
-        let horizon = horizon.min(Duration::from_hours(24));
-        Self { store, horizon, script: Script::new(include_str!("lua/rate.lua")) }
+        Self {
+            store,
+            horizon: horizon.min(Duration::from_hours(24)),
+            ask: Script::new(include_str!("lua/rate.lua")),
+            give_back: Script::new(include_str!("lua/rate_give_back.lua")),
+            later: Script::new(include_str!("lua/rate_later.lua")),
+        }
     }
 
     /// Asks for a batch in one round trip; answers in the order of the requests, which is the order they are served in.
@@ -133,15 +151,53 @@ impl RateSchedule {
         if requests.is_empty() {
             return Ok(vec![]);
         }
-        let mut call = self.script.prepare_invoke();
+        let mut call = self.ask.prepare_invoke();
         call.arg(u64::try_from(self.horizon.as_micros()).unwrap_or(u64::MAX));
-        for RateRequest { tenant, name, request, limit } in requests {
-            call.key(self.store.key(&format!("rate:{{{tenant}}}:{name:?}")));
-            call.key(self.store.key(&format!("turn:{{{tenant}}}:{name:?}:{request}")));
-            call.arg(limit.interval_us).arg(limit.burst);
+        for request in requests {
+            call.key(self.turn_key(request)).key(self.lane_key(request.tenant, request.lane));
+            self.limits(&mut call, request);
         }
         let turns: Vec<(u8, i64)> = self.store.run(&call).await?;
         turns.into_iter().map(turn).collect()
+    }
+
+    /// Gives back the turns that these requests were granted and did not use: others may have them. Gives how many
+    /// there were; a request that holds none changes nothing.
+    pub async fn give_back(&self, requests: &[RateRequest<'_>]) -> Result<u64, RedisAway> {
+        if requests.is_empty() {
+            return Ok(0);
+        }
+        let mut call = self.give_back.prepare_invoke();
+        for request in requests {
+            call.key(self.turn_key(request));
+            self.limits(&mut call, request);
+        }
+        self.store.run(&call).await
+    }
+
+    /// Leaves a tenant's lane alone for so long, or for as long as was asked before if that is longer.
+    pub async fn later(&self, tenant: &str, lane: &str, wait: Duration) -> Result<(), RedisAway> {
+        let mut call = self.later.prepare_invoke();
+        call.key(self.lane_key(tenant, lane)).arg(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
+        let _: u8 = self.store.run(&call).await?;
+        Ok(())
+    }
+
+    fn limits(&self, call: &mut ScriptInvocation<'_>, request: &RateRequest<'_>) {
+        call.arg(request.limits.len());
+        for (name, limit) in request.limits {
+            let schedule = self.store.key(&format!("rate:{{{}}}:{name:?}", request.tenant));
+            let gaps = format!("{schedule}:gaps");
+            call.key(schedule).key(gaps).arg(limit.interval_us).arg(limit.burst);
+        }
+    }
+
+    fn turn_key(&self, request: &RateRequest<'_>) -> String {
+        self.store.key(&format!("turn:{{{}}}:{}", request.tenant, request.request))
+    }
+
+    fn lane_key(&self, tenant: &str, lane: &str) -> String {
+        self.store.key(&format!("later:{{{tenant}}}:{lane:?}"))
     }
 }
 
@@ -175,18 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_void_when_as_much_as_a_burst_has_passed() {
-        let limit = limit(10, 1_000, 3).unwrap();
-        let slot = DateTime::UNIX_EPOCH;
-        let valid = |ms| slot_is_valid(slot, slot + TimeDelta::milliseconds(ms), &limit);
-        assert_eq!([0, 300, 301].map(valid), [true, true, false]);
-    }
-
-    #[test]
-    fn a_slot_serves_from_its_time_until_an_interval_after() {
-        let limit = limit(10, 1_000, 1).unwrap();
-        let slot = DateTime::UNIX_EPOCH;
-        let valid = |ms| slot_is_valid(slot, slot + TimeDelta::milliseconds(ms), &limit);
-        assert_eq!([-1, 0, 100, 101].map(valid), [false, true, true, false]);
+    fn a_turn_serves_from_its_time_until_half_of_a_burst_has_passed() {
+        for (burst, last) in [(1, 50), (3, 150), (10, 500)] {
+            let limit = limit(10, 1_000, burst).unwrap();
+            let slot = DateTime::UNIX_EPOCH;
+            let valid = |ms| slot_is_valid(slot, slot + TimeDelta::milliseconds(ms), &limit);
+            assert_eq!([-1, 0, last, last + 1].map(valid), [false, true, true, false], "burst {burst}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub enum ControlAct {
     SetBudget,
     /// A constraint set was registered.
     SetConstraints,
+    /// A tenant's share of the claims was set.
+    SetWeight,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
 }
@@ -47,11 +49,12 @@ impl ControlAct {
             Self::EnableConnector => "enable_connector",
             Self::SetBudget => "set_budget",
             Self::SetConstraints => "set_constraints",
+            Self::SetWeight => "set_weight",
             Self::Resolve => "resolve",
         }
     }
 
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
@@ -59,6 +62,7 @@ impl ControlAct {
         Self::EnableConnector,
         Self::SetBudget,
         Self::SetConstraints,
+        Self::SetWeight,
         Self::Resolve,
     ];
 }

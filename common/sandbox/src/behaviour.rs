@@ -34,6 +34,8 @@ pub(crate) struct Behaviour {
     pub(crate) cost: i64,
     /// What the effect gives back.
     pub(crate) refund: i64,
+    /// With an error: how long to leave MUX alone, milliseconds.
+    pub(crate) retry_after_ms: Option<u64>,
     /// What the effect results in, `{}` where absent.
     pub(crate) result: Option<Value>,
 }

@@ -9,6 +9,7 @@ use dat_plan::mux::{ActionReply, ActionRequest, ProbeReply};
 use serde_json::Value;
 
 use crate::envelope::Envelope;
+use crate::mux::Moment;
 use crate::report::{AppliedEffect, LedgerLine};
 use crate::store::{Scope, Store, StoreError, events, mux};
 
@@ -32,7 +33,7 @@ impl OutsideBooks {
         request: ActionRequest,
         now: DateTime<Utc>,
     ) -> Result<Option<ActionReply>, StoreError> {
-        let received = self.store.tick();
+        let received = Moment { tick: self.store.tick(), at: now };
         self.store.write(move |books| mux::settle(books, &request, received, now)).await
     }
 

@@ -97,10 +97,11 @@ pub(crate) fn settle(
     match behaviour.ending(request.attempt) {
         Ending::Ok => effective(request, &behaviour, forward, true, now),
         Ending::LostReply => effective(request, &behaviour, forward, false, now),
-        Ending::Error => Settlement::answered(
-            RequestStatus::Error,
-            answer(ActionStatus::Error, "parameters.sandbox asks for an error"),
-        ),
+        Ending::Error => {
+            let said = answer(ActionStatus::Error, "parameters.sandbox asks for an error");
+            let reply = ActionReply { retry_after_ms: behaviour.retry_after_ms, ..said };
+            Settlement::answered(RequestStatus::Error, reply)
+        }
         Ending::Refuse => {
             Settlement::refused(RequestStatus::Refused, "parameters.sandbox asks for a refusal")
         }

@@ -32,13 +32,14 @@ mod sweep;
 mod unit_columns;
 mod verdict;
 mod view;
+mod weight;
 
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
 pub use claim::{
-    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts,
-    GuardVerdict, Needed, SpendCap, SpendFacts,
+    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, Guard, GuardFacts,
+    GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,
 };
 pub use constraint_set::{ConstraintSetRow, SetConstraints, SetHead, SetScope};
 pub use control::{ControlChange, ControlScope, Stop};
@@ -56,3 +57,4 @@ pub use settle::{Finding, SettleReport, Settled, Settlement};
 pub use sweep::DuePlan;
 pub use verdict::{Bound, Conflict};
 pub use view::{AttemptView, Gauges, PlanSummary, PlanView, StepView};
+pub use weight::TenantWeight;

@@ -1,4 +1,4 @@
-//! `dat control pause | resume | connector … | show`.
+//! `dat control pause | resume | connector … | weight | show`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,6 +45,15 @@ Examples:
     /// Stop and start one connector
     #[command(subcommand)]
     Connector(ConnectorControl),
+    /// Set how much of the claims a tenant gets beside others that have work too
+    #[command(after_help = "\
+A tenant of weight 3 is claimed three units for each of a tenant of weight 1, which is what every tenant has that \
+nothing was set for. Nobody's share is ever nothing.
+
+Examples:
+  dat control weight --tenant acme --weight 3 --reason 'they pay for it'
+  dat control weight --tenant acme --weight 1 --reason 'their contract ended'")]
+    Weight(Share),
     /// Show what is stopped, by whom, and why
     #[command(after_help = "\
 Examples:
@@ -84,6 +93,19 @@ pub(crate) struct Whose {
     act: Act,
 }
 
+/// Whose share, how much, by whom and why.
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// The tenant
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    tenant: String,
+    /// Claims for each claim of a tenant of weight 1
+    #[arg(long, value_parser = clap::value_parser!(i16).range(1..=100))]
+    weight: i16,
+    #[command(flatten)]
+    act: Act,
+}
+
 /// Which connector, by whom and why.
 #[derive(Debug, Args)]
 pub(crate) struct Which {
@@ -101,6 +123,7 @@ impl Control {
             Self::Resume(whose) => whose.run(session, false).await,
             Self::Connector(ConnectorControl::Disable(which)) => which.run(session, true).await,
             Self::Connector(ConnectorControl::Enable(which)) => which.run(session, false).await,
+            Self::Weight(share) => share.run(session).await,
             Self::Show { output } => show(session, output).await,
         }
     }
@@ -120,6 +143,20 @@ impl Whose {
 impl Which {
     async fn run(self, session: &Session, stop: bool) -> Answer {
         set(session, &ControlScope::Connector(self.name), stop, &self.act).await
+    }
+}
+
+impl Share {
+    async fn run(self, session: &Session) -> Answer {
+        let Self { tenant, weight, act } = self;
+        let store = session.store().await?;
+        match store.set_weight(&tenant, weight, &act.actor, &act.reason, session.now()).await? {
+            ControlChange::Done => output::line(format_args!("tenant {tenant} has weight {weight}"))?,
+            ControlChange::AlreadySo | ControlChange::NotThere => {
+                output::line(format_args!("tenant {tenant} had weight {weight} before: nothing changed"))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -176,10 +213,13 @@ pub(crate) async fn tell_workers(session: &Session, scope: &ControlScope) {
 }
 
 async fn show(session: &Session, output: OutputFlag) -> Answer {
-    let stops = session.store().await?.stops().await?;
+    let store = session.store().await?;
+    let stops = store.stops().await?;
     if output.is_json() {
         output::json(&stops)?;
-    } else if stops.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if stops.is_empty() {
         output::line("nothing is stopped")?;
     } else {
         let mut table = table(&["scope", "subject", "by", "since", "reason"]);
@@ -193,6 +233,9 @@ async fn show(session: &Session, output: OutputFlag) -> Answer {
             ]);
         }
         output::line(table)?;
+    }
+    for set in store.weights().await? {
+        output::line(format_args!("tenant {} has weight {}, set by {}", set.tenant, set.weight, set.set_by))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::answers::{self, Answer};
 use crate::behaviour::Behaviour;
-use crate::mux::Settlement;
+use crate::mux::{Moment, Settlement};
 use crate::report::RequestStatus;
 use crate::store::{StoreError, mux};
 use crate::world::World;
@@ -106,7 +106,7 @@ async fn action(
     request: ActionRequest,
     stop: &CancellationToken,
 ) -> Result<Option<Said>, StoreError> {
-    let received = world.store.tick();
+    let received = Moment { tick: world.store.tick(), at: world.clock.now() };
     let request = Arc::new(request);
     // What cannot be read waits for nothing and is refused when it is decided.
     let delay = Behaviour::of(&request).map_or(Duration::ZERO, |told| Duration::from_millis(told.delay_ms));

@@ -87,6 +87,8 @@ pub struct Request {
     /// Its number, and its place in the one sequence that counts what MUX receives, finishes and does. A step
     /// started after another had finished exactly if its `received` is above the other's `finished`.
     pub received: u64,
+    /// When it came.
+    pub received_at: DateTime<Utc>,
     /// Its place in the same sequence when it was decided; before the answer was sent.
     pub finished: Option<u64>,
     /// The plan.

@@ -46,7 +46,7 @@ fn log(books: &Writing<'_>, request: &Request) -> Result<(), StoreError> {
 pub(crate) fn receive(
     books: &mut Writing<'_>,
     request: &ActionRequest,
-    received: u64,
+    received: Moment,
 ) -> Result<(), StoreError> {
     log(books, &entry(request, received, None, RequestStatus::InFlight))
 }
@@ -55,7 +55,7 @@ pub(crate) fn receive(
 pub(crate) fn settle(
     books: &mut Writing<'_>,
     request: &ActionRequest,
-    received: u64,
+    received: Moment,
     now: DateTime<Utc>,
 ) -> Result<Option<ActionReply>, StoreError> {
     let own = books.get(&KEYS, request.idempotency_key.as_str())?;
@@ -94,9 +94,10 @@ pub(crate) fn unreadable(books: &mut Writing<'_>, answered: bool) {
     books.count(if answered { MALFORMED } else { DROPPED });
 }
 
-fn entry(request: &ActionRequest, received: u64, finished: Option<u64>, status: RequestStatus) -> Request {
+fn entry(request: &ActionRequest, received: Moment, finished: Option<u64>, status: RequestStatus) -> Request {
     Request {
-        received,
+        received: received.tick,
+        received_at: received.at,
         finished,
         plan_id: request.plan_id,
         plan_version: request.plan_version,

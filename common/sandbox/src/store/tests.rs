@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
+use crate::mux::Moment;
 use crate::mux::tests::request;
 use crate::report::{LedgerLine, RequestStatus};
 
@@ -48,13 +49,17 @@ fn keyed(key: &str, told: Value) -> ActionRequest {
 async fn send(store: &Store, request: &ActionRequest) -> Option<ActionStatus> {
     let received = store.tick();
     let noted = request.clone();
-    store.note(move |books| mux::receive(books, &noted, received)).await.expect("noted");
+    store.note(move |books| mux::receive(books, &noted, arrival(received))).await.expect("noted");
     settle(store, request, received).await
+}
+
+fn arrival(tick: u64) -> Moment {
+    Moment { tick, at: now() }
 }
 
 async fn settle(store: &Store, request: &ActionRequest, received: u64) -> Option<ActionStatus> {
     let request = request.clone();
-    let settled = store.write(move |books| mux::settle(books, &request, received, now())).await;
+    let settled = store.write(move |books| mux::settle(books, &request, arrival(received), now())).await;
     settled.expect("settled").map(|reply| reply.status)
 }
 
@@ -138,7 +143,7 @@ async fn a_file_keeps_effects_seals_and_the_sequence() {
     probe(&store, "sealed").await;
     let stuck = keyed("stuck", json!({}));
     let received = store.tick();
-    store.note(move |books| mux::receive(books, &stuck, received)).await.expect("noted");
+    store.note(move |books| mux::receive(books, &stuck, arrival(received))).await.expect("noted");
     drop(store);
     writer.await.expect("ended").expect("without error");
 

@@ -274,6 +274,7 @@ impl Claim {
     ) {
         tracing::debug!(plan = %unit.plan, step = row.step_key, %until, reason, "deferred");
         self.report.deferred += 1;
+        self.report.waiting.push(unit);
         self.report.next_due = Some(self.report.next_due.map_or(until, |due| due.min(until)));
         self.changes.insert(unit, Change::Wait { until, reason, rate_slot });
     }

@@ -1,15 +1,17 @@
 //! The claim: what may run next, in the order that priority and tenant fairness give, and the transaction that has
 //! the last word on it.
 //!
-//! Two calls. [`Store::candidates`] looks, without a lock, at what is due. The caller asks what is outside the
+//! Two calls. [`Store::due`] looks, without a lock, at what is due. The caller asks what is outside the
 //! database (Redis), and then calls [`Store::claim`], which locks the plans, reads approval, control and steps again,
 //! runs the guards, reserves the budget and hands out leases, or writes why not.
 
 mod candidate;
 mod counting;
 mod decision;
+mod postpone;
 mod reading;
 mod request;
+mod turns;
 mod writing;
 
 use std::collections::BTreeMap;
@@ -19,11 +21,13 @@ use dat_plan::event::NewEvent;
 use dat_plan::{PlanKey, UnitKey};
 use serde_json::Value;
 
-pub use candidate::Candidate;
+pub use candidate::{Candidate, Due};
+pub use postpone::Postponed;
 pub use request::{
     ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts, GuardVerdict, Needed,
     SpendCap, SpendFacts,
 };
+pub use turns::Turns;
 
 use crate::account::Ledger;
 use crate::constraint_set::SetHeads;

@@ -213,6 +213,8 @@ pub struct ClaimReport {
     pub claimed: Vec<Claimed>,
     /// Left to wait, with a reason.
     pub deferred: usize,
+    /// Which these are: found ready under the lock and not taken, by this claim's own word.
+    pub waiting: Vec<UnitKey>,
     /// When the first of these is due.
     pub next_due: Option<DateTime<Utc>>,
     /// Refused for good; the Rollback Coordinator decides.
