@@ -1,6 +1,8 @@
-//! One case: random plans of tenants of its own, tasks that work on them until all have ended, and what must hold then.
+//! Cases: each makes random plans of tenants of its own from its seed. A group of them shares a database and the workers
+//! that work on it until every plan has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,8 +13,8 @@ use dat_plan::clock::SeededEntropy;
 use dat_plan::{Entropy as _, PlanKey};
 use dat_sandbox::OutsideBooks;
 use dat_sandbox::report::AppliedEffect;
-use dat_store::{Admitted, Bound, Registered, Store, TenantLimit};
-use dat_tests::Realm;
+use dat_store::{Admitted, Bound, PlanSummary, Registered, Store, TenantLimit};
+use dat_tests::{PrivateRedis, Realm};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -43,7 +45,7 @@ pub(super) fn at(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_772_366_400, 0).expect("a moment") + TimeDelta::milliseconds(ms)
 }
 
-/// What the cases of a database share.
+/// The servers, and what the world outside keeps.
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) sql: PgPool,
@@ -51,30 +53,29 @@ pub(super) struct Shared {
     pub(super) copies: AccountCopies,
     pub(super) windows: Windows,
     pub(super) tally: Arc<Tally>,
-    pub(super) dice: SeededEntropy,
-    /// Of what cases share: each has a clock of its own besides.
-    clock: AtomicI64,
+    redis: Arc<PrivateRedis>,
 }
 
 impl Shared {
-    pub(super) fn new(store: Store, realm: &Realm, redis: &str, tally: Arc<Tally>) -> Self {
+    pub(super) fn new(store: Store, realm: &Realm, redis: Arc<PrivateRedis>, tally: Arc<Tally>) -> Self {
         let namespace = realm.namespace.as_deref().unwrap_or("books");
-        let runtime = RuntimeStore::connect(redis, namespace, Duration::from_secs(2)).expect("an address");
+        let runtime =
+            RuntimeStore::connect(&redis.url(), namespace, Duration::from_secs(2)).expect("an address");
         Self {
             sql: PgPool::connect_lazy(&realm.database_url).expect("an address"),
             books: OutsideBooks::open().expect("books in memory"),
             copies: AccountCopies::new(runtime.clone()),
             windows: Windows::new(&runtime),
-            dice: SeededEntropy::from_os(),
-            clock: AtomicI64::new(0),
+            redis,
             store,
             tally,
         }
     }
 
-    /// The time of what cases share.
-    pub(super) fn tick(&self) -> DateTime<Utc> {
-        at(self.clock.fetch_add(2_000, Ordering::Relaxed))
+    /// Redis forgets everything, whatever the workers are doing.
+    pub(super) async fn flush(&self) {
+        self.redis.flush().await;
+        self.tally.flushed();
     }
 
     pub(super) async fn number(&self, query: &'static str) -> i64 {
@@ -85,26 +86,91 @@ impl Shared {
     pub(super) async fn check_limits(&self, seed: u64) {
         assert_eq!(self.number(OVER_LIMIT).await, 0, "seed {seed}: an account is over its limit");
     }
+}
+
+/// Cases on one database.
+pub(super) struct Group {
+    pub(super) shared: Shared,
+    pub(super) plans: BTreeMap<PlanKey, Plan>,
+    /// The first case's.
+    pub(super) seed: u64,
+    clock: AtomicI64,
+}
+
+impl Group {
+    /// Registers, approves and admits the plans of every case.
+    pub(super) async fn start(shared: Shared, seeds: Range<u64>) -> Arc<Self> {
+        let mut plans = BTreeMap::new();
+        let first = seeds.start;
+        for seed in seeds {
+            let dice = SeededEntropy::new(seed);
+            let tenants = [format!("a{seed}"), format!("b{seed}")];
+            for (tenant, period, amount) in [(0, "day", 150), (0, "month", 10_000), (1, "year", 400)] {
+                for currency in ["usd", "token"] {
+                    let limit = TenantLimit {
+                        tenant: tenants[tenant].clone(),
+                        currency: currency.to_owned(),
+                        period: period.to_owned(),
+                        amount,
+                    };
+                    shared.store.set_limit(&limit, "ann", "a case", at(0)).await.expect("a limit");
+                }
+            }
+            for _ in 0..2 + dice.below(3) {
+                let plan = random_plan(&dice, &tenants);
+                start(&shared.store, &plan).await;
+                plans.insert(plan.key(), plan);
+            }
+        }
+        shared.tally.count("plans", plans.len());
+        Arc::new(Self { shared, plans, seed: first, clock: AtomicI64::new(0) })
+    }
+
+    /// Lets so many workers work until every plan has ended and every event was received.
+    pub(super) async fn run(self: Arc<Self>, workers: u64) {
+        let tasks: Vec<_> = (0..workers)
+            .map(|number| {
+                let group = Arc::clone(&self);
+                tokio::spawn(async move { Worker::new(group, number).work().await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        }
+    }
+
+    /// The plans that have not ended.
+    pub(super) async fn open(&self) -> Vec<PlanSummary> {
+        let keys: Vec<PlanKey> = self.plans.keys().copied().collect();
+        let mut summaries = self.shared.store.summaries(&keys).await.expect("the database answers");
+        summaries.retain(|summary| !summary.state.is_end());
+        summaries
+    }
+
+    pub(super) fn tick(&self, ms: u64) -> DateTime<Utc> {
+        let ms = i64::try_from(ms).expect("a short time");
+        at(self.clock.fetch_add(ms, Ordering::Relaxed) + ms)
+    }
 
     /// What must hold once every plan has ended and every event was received.
     pub(super) async fn check_everything(&self) {
-        let audit = self.store.audit(None).await.expect("the database answers");
+        let audit = self.shared.store.audit(None).await.expect("the database answers");
         assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
-        assert_eq!(self.number(LEFT_OPEN).await, 0, "something is reserved, and nobody owns it");
-        assert_eq!(self.number(UNTOLD_OVERRUNS).await, 0, "an overrun was not told");
+        assert_eq!(self.shared.number(LEFT_OPEN).await, 0, "something is reserved, and nobody owns it");
+        assert_eq!(self.shared.number(UNTOLD_OVERRUNS).await, 0, "an overrun was not told");
         let overruns =
-            self.number("SELECT count(*) FROM execution_event WHERE kind = 'budget.overrun'").await;
-        self.tally.count("overruns", usize::try_from(overruns).unwrap_or(0));
-        let plans = self.store.recent_plans(false, i64::MAX).await.expect("the database answers");
-        let plans = self.store.summaries(&plans).await.expect("the database answers");
+            self.shared.number("SELECT count(*) FROM execution_event WHERE kind = 'budget.overrun'").await;
+        self.shared.tally.count("overruns", usize::try_from(overruns).unwrap_or(0));
+        let plans = self.shared.store.recent_plans(false, i64::MAX).await.expect("the database answers");
+        let plans = self.shared.store.summaries(&plans).await.expect("the database answers");
         let ledger: BTreeMap<PlanKey, i64> = plans.iter().map(|plan| (plan.plan, plan.spent)).collect();
         let none = || ledger.keys().map(|plan| (*plan, 0)).collect::<BTreeMap<PlanKey, i64>>();
         let mut flo = none();
-        for line in self.books.ledger().await.expect("FLO's books") {
+        for line in self.shared.books.ledger().await.expect("FLO's books") {
             *flo.entry(PlanKey::new(line.plan_id, line.plan_version)).or_default() += line.net;
         }
         let (mut mux, mut units) = (none(), BTreeSet::new());
-        for AppliedEffect { effect, applied } in self.books.effects().await.expect("MUX's books") {
+        for AppliedEffect { effect, applied } in self.shared.books.effects().await.expect("MUX's books") {
             assert_eq!(applied, 1, "{} was applied {applied} times", effect.idempotency_key);
             let plan = PlanKey::new(effect.plan_id, effect.plan_version);
             *mux.entry(plan).or_default() += effect.cost - effect.refund;
@@ -113,66 +179,6 @@ impl Shared {
         }
         assert_eq!(flo, ledger, "FLO (left) and the ledger (right) disagree");
         assert_eq!(mux, ledger, "MUX (left) and the ledger (right) disagree");
-    }
-}
-
-/// One case.
-pub(super) struct Case {
-    pub(super) shared: Arc<Shared>,
-    pub(super) plans: BTreeMap<PlanKey, Plan>,
-    pub(super) seed: u64,
-    clock: AtomicI64,
-}
-
-impl Case {
-    /// Registers, approves and admits its plans.
-    pub(super) async fn start(shared: &Arc<Shared>, seed: u64) -> Arc<Self> {
-        let dice = SeededEntropy::new(seed);
-        let tenants = [format!("a{seed}"), format!("b{seed}")];
-        let mut plans = BTreeMap::new();
-        for (tenant, period, most) in [(0, "day", 150), (0, "month", 10_000), (1, "year", 400)] {
-            for currency in ["usd", "token"] {
-                let limit = TenantLimit {
-                    tenant: tenants[tenant].clone(),
-                    currency: currency.to_owned(),
-                    period: period.to_owned(),
-                    amount: most,
-                };
-                shared.store.set_limit(&limit, "ann", "a case", at(0)).await.expect("a limit");
-            }
-        }
-        for _ in 0..2 + dice.below(3) {
-            let plan = random_plan(&dice, &tenants);
-            start(&shared.store, &plan).await;
-            plans.insert(plan.key(), plan);
-        }
-        shared.tally.count("plans", plans.len());
-        Arc::new(Self { shared: Arc::clone(shared), plans, seed, clock: AtomicI64::new(0) })
-    }
-
-    /// Lets so many workers work until every plan has ended and every event was received.
-    pub(super) async fn run(self: Arc<Self>, workers: u64) {
-        let tasks: Vec<_> = (0..workers)
-            .map(|number| {
-                let case = Arc::clone(&self);
-                tokio::spawn(async move { Worker::new(case, number).work().await })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        }
-    }
-
-    /// Whether every plan has ended.
-    pub(super) async fn is_over(&self) -> bool {
-        let keys: Vec<PlanKey> = self.plans.keys().copied().collect();
-        let summaries = self.shared.store.summaries(&keys).await.expect("the database answers");
-        summaries.iter().all(|summary| summary.state.is_end())
-    }
-
-    pub(super) fn tick(&self, ms: u64) -> DateTime<Utc> {
-        let ms = i64::try_from(ms).expect("a short time");
-        at(self.clock.fetch_add(ms, Ordering::Relaxed) + ms)
     }
 }
 
@@ -233,6 +239,6 @@ fn random_plan(dice: &SeededEntropy, tenants: &[String; 2]) -> Plan {
     let tenant = &tenants[usize::try_from(dice.below(2)).expect("a place")];
     let currency = if dice.below(2) == 0 { "usd" } else { "token" };
     super::plans::plan(tenant, budget, steps).with(json!({
-        "plan_id": dice.id(), "deadline": at(300_000), "budget": {"amount": budget, "currency": currency},
+        "plan_id": dice.id(), "deadline": at(900_000), "budget": {"amount": budget, "currency": currency},
     }))
 }

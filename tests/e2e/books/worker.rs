@@ -1,4 +1,4 @@
-//! A worker of a case: does what a real one does, in its order, and crashes where the dice say.
+//! A worker: does what a real one does, in its order, and crashes where the dice say.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use dat_store::{
 };
 use serde_json::json;
 
-use super::case::Case;
+use super::case::Group;
 use super::crash::{Crashed, Point};
 use super::plans::Plan;
 use super::windows::{self, reservation};
 
-/// No plan of a case takes so many rounds of one worker.
+/// No group takes so many rounds of one worker.
 const ROUNDS: usize = 3_000;
 /// One in so many passes of a point is a crash.
 const CRASH: u64 = 40;
 
 pub(super) struct Worker {
-    case: Arc<Case>,
+    group: Arc<Group>,
     dice: SeededEntropy,
     number: u64,
     lives: u64,
@@ -39,9 +39,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(case: Arc<Case>, number: u64) -> Self {
-        let dice = SeededEntropy::new(case.seed.wrapping_mul(31).wrapping_add(number + 1));
-        Self { case, dice, number, lives: 0, stuck: vec![], answered: vec![], written: vec![] }
+    pub(super) fn new(group: Arc<Group>, number: u64) -> Self {
+        let dice = SeededEntropy::new(group.seed.wrapping_mul(31).wrapping_add(number + 1));
+        Self { group, dice, number, lives: 0, stuck: vec![], answered: vec![], written: vec![] }
     }
 
     pub(super) async fn work(mut self) {
@@ -52,12 +52,17 @@ impl Worker {
                 self.answered.clear();
                 self.written.clear();
             }
-            if self.case.is_over().await && self.stuck.is_empty() && !self.relay().await.is_ok_and(|any| any)
+            if self.one_in(30) {
+                self.group.shared.flush().await;
+            }
+            if self.stuck.is_empty()
+                && self.group.open().await.is_empty()
+                && self.relay().await.is_ok_and(|any| !any)
             {
                 return;
             }
         }
-        panic!("seed {}: a plan does not end", self.case.seed);
+        panic!("seed {}: these do not end: {:#?}", self.group.seed, self.group.open().await);
     }
 
     async fn round(&mut self) -> Result<(), Crashed> {
@@ -72,7 +77,7 @@ impl Worker {
     }
 
     fn name(&self) -> String {
-        format!("worker-{}-{}-{}", self.case.seed, self.number, self.lives)
+        format!("worker-{}-{}-{}", self.group.seed, self.number, self.lives)
     }
 
     fn one_in(&self, n: u64) -> bool {
@@ -80,34 +85,36 @@ impl Worker {
     }
 
     fn now(&self) -> DateTime<Utc> {
-        self.case.tick(self.dice.below(2_000))
+        self.group.tick(self.dice.below(1_000))
     }
 
     fn plan(&self, key: PlanKey) -> &Plan {
-        &self.case.plans[&key]
+        &self.group.plans[&key]
     }
 
     fn point(&self, point: Point) -> Result<(), Crashed> {
-        if self.one_in(CRASH) {
-            self.case.shared.tally.crashed(point);
+        // Eras are rare: more of them crash, so that each such point is met in every run.
+        let often = matches!(point, Point::EraBegun | Point::EraFilled | Point::Expired);
+        if self.one_in(if often { 5 } else { CRASH }) {
+            self.group.shared.tally.crashed(point);
             return Err(Crashed);
         }
         Ok(())
     }
 
     async fn check(&self) {
-        self.case.shared.check_limits(self.case.seed).await;
+        self.group.shared.check_limits(self.group.seed).await;
     }
 
     async fn claim(&mut self) -> Result<(), Crashed> {
-        let shared = Arc::clone(&self.case.shared);
+        let group = Arc::clone(&self.group);
+        let shared = &group.shared;
         let now = self.now();
-        let found = shared.store.candidates(64, now).await.expect("the database answers");
-        // Of this case: its clock is its own.
+        let found = shared.store.candidates(32, now).await.expect("the database answers");
         let mut batch: Vec<(Candidate, &Plan)> = found
             .into_iter()
             .filter_map(|candidate| {
-                let plan = self.case.plans.get(&candidate.unit.plan)?;
+                let plan = self.plan(candidate.unit.plan);
                 (self.dice.below(3) > 0).then_some((candidate, plan))
             })
             .collect();
@@ -131,7 +138,7 @@ impl Worker {
             shared.tally.count("windows lost", 1);
             let recovered = shared
                 .windows
-                .recover(&shared.store, &self.name(), shared.tick(), |point| self.point(point))
+                .recover(&shared.store, &self.name(), self.now(), |point| self.point(point))
                 .await?;
             shared.tally.count("eras", usize::from(recovered));
         }
@@ -148,7 +155,7 @@ impl Worker {
                 ClaimRequest::Defer { unit: candidate.unit, until, reason, rate_slot: None }
             })
             .collect();
-        asked.sort_by_key(|_| self.dice.below(1_000));
+        asked.sort_by_cached_key(|_| self.dice.below(1_000));
         let lease = now + TimeDelta::seconds(60);
         let claimed = shared.store.claim_in_era(&asked, reserved.era, &self.name(), lease, now).await;
         self.check().await;
@@ -197,9 +204,11 @@ impl Worker {
 
     async fn send(&mut self, request: ActionRequest, claimed: Claimed) -> Result<(), Crashed> {
         let now = self.now();
-        let reply = self.case.shared.books.act(request, now).await.expect("MUX answers");
+        let not_after = request.not_after;
+        let reply = self.group.shared.books.act(request, now).await.expect("MUX answers");
         self.point(Point::Acted)?;
-        let finding = finding(reply);
+        // Whoever sent it waits no longer than until then.
+        let finding = finding(reply.filter(|_| now <= not_after));
         let unit = claimed.lease.unit;
         let plan = self.plan(unit.plan);
         let used = match &finding {
@@ -218,7 +227,7 @@ impl Worker {
             std::mem::take(&mut self.stuck).into_iter().partition(|_| self.dice.below(3) == 0);
         self.stuck = later;
         for (request, claimed) in now {
-            self.case.shared.tally.count("late sends", 1);
+            self.group.shared.tally.count("late sends", 1);
             // The answer reaches whoever lives; a crash here is the answer lost.
             let _ = self.send(request, claimed).await;
         }
@@ -236,17 +245,18 @@ impl Worker {
             })
             .collect();
         if !copies.is_empty() {
-            self.case.shared.copies.put_all(&copies).await.expect("Redis answers");
+            self.group.shared.copies.put_all(&copies).await.expect("Redis answers");
         }
     }
 
     /// Writes most of what has come, in any order; the rest may come when its lease is long lost, and some of it twice.
     async fn settle(&mut self) -> Result<(), Crashed> {
-        let shared = Arc::clone(&self.case.shared);
+        let group = Arc::clone(&self.group);
+        let shared = &group.shared;
         let (later, mut group): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.answered).into_iter().partition(|_| self.dice.below(6) == 0);
         self.answered = later;
-        group.sort_by_key(|_| self.dice.below(1_000));
+        group.sort_by_cached_key(|_| self.dice.below(1_000));
         let used: Vec<(String, i64)> = group.iter().filter_map(|(_, used)| used.clone()).collect();
         let mut settlements: Vec<Settlement> = group.into_iter().map(|(settlement, _)| settlement).collect();
         if self.one_in(4) {
@@ -278,12 +288,11 @@ impl Worker {
     }
 
     async fn coordinate(&mut self) -> Result<(), Crashed> {
-        let store = &self.case.shared.store;
+        let store = &self.group.shared.store;
         let now = self.now();
         let failed = store.undecided(64, now).await.expect("the database answers");
         let rulings: Vec<Ruling> = failed
             .into_iter()
-            .filter(|row| self.case.plans.contains_key(&row.unit.plan))
             .map(|row| {
                 let plan = self.plan(row.unit.plan);
                 let step = &plan.document.steps[usize::try_from(row.unit.index).expect("a place")];
@@ -307,11 +316,8 @@ impl Worker {
         store.rule(&rulings, now).await.expect("the database answers");
         self.point(Point::Ruled)?;
         let due = store.rollbacks_due(64, now).await.expect("the database answers");
-        let undos: Vec<_> = due
-            .iter()
-            .filter(|key| self.case.plans.contains_key(key))
-            .map(|key| (*key, |ran: &[RanStep]| self.plan(*key).undos(ran)))
-            .collect();
+        let undos: Vec<_> =
+            due.iter().map(|key| (*key, |ran: &[RanStep]| self.plan(*key).undos(ran))).collect();
         let starts: Vec<_> = undos.iter().map(|(plan, undos)| RollbackStart { plan: *plan, undos }).collect();
         store.begin_undo(&starts, now).await.expect("the database answers");
         self.check().await;
@@ -319,14 +325,14 @@ impl Worker {
     }
 
     async fn probe(&mut self) -> Result<(), Crashed> {
-        let shared = Arc::clone(&self.case.shared);
+        let group = Arc::clone(&self.group);
+        let shared = &group.shared;
         let now = self.now();
         let lease = now + TimeDelta::seconds(30);
         let probes = shared.store.claim_probes(&self.name(), 8, lease, now).await;
         for probe in probes.expect("the database answers") {
             let unit = probe.lease.unit;
-            // One of another case is that case's to take up, when its lease has run out.
-            let Some(plan) = self.case.plans.get(&unit.plan) else { continue };
+            let plan = self.plan(unit.plan);
             shared.tally.count("probes", 1);
             let finding = if self.one_in(5) {
                 Finding::CannotTell { detail: "away".to_owned(), again_at: now + TimeDelta::seconds(2) }
@@ -348,7 +354,7 @@ impl Worker {
     }
 
     async fn sweep(&mut self) -> Result<(), Crashed> {
-        let store = &self.case.shared.store;
+        let store = &self.group.shared.store;
         let now = self.now();
         let expired = store.expire_leases(20, now).await.expect("the database answers");
         self.check().await;
@@ -356,8 +362,7 @@ impl Worker {
             self.point(Point::Expired)?;
         }
         let due = store.due_plans(64, now).await.expect("the database answers");
-        let due: Vec<PlanKey> =
-            due.into_iter().map(|due| due.plan).filter(|plan| self.case.plans.contains_key(plan)).collect();
+        let due: Vec<PlanKey> = due.into_iter().map(|due| due.plan).collect();
         store.stop_overdue(&due, now).await.expect("the database answers");
         Ok(())
     }
@@ -365,14 +370,15 @@ impl Worker {
     /// Publishes what streams hold to FLO: doubled where a relay crashed before it wrote its progress, and in any order
     /// among plans. Whether there was anything.
     async fn relay(&mut self) -> Result<bool, Crashed> {
-        let shared = Arc::clone(&self.case.shared);
-        let now = shared.tick();
+        let group = Arc::clone(&self.group);
+        let shared = &group.shared;
+        let now = self.now();
         let mut streams = shared
             .store
             .claim_streams(8, 20, TimeDelta::seconds(5), now)
             .await
             .expect("the database answers");
-        streams.sort_by_key(|_| self.dice.below(1_000));
+        streams.sort_by_cached_key(|_| self.dice.below(1_000));
         let any = !streams.is_empty();
         let mut progress = Vec::new();
         for stream in streams {

@@ -184,7 +184,7 @@ impl Worker {
         let (later, mut group): (Vec<_>, Vec<_>) =
             self.answered.drain(..).partition(|_| self.dice.below(6) == 0);
         // In any order: they answer when they answer.
-        group.sort_by_key(|_| self.dice.below(1_000));
+        group.sort_by_cached_key(|_| self.dice.below(1_000));
         self.answered = later;
         if !group.is_empty() {
             let now = self.now();
