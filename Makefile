@@ -78,6 +78,11 @@ bench-fairness bench-rate bench-guards-ratio: bench-%:
 	@$(CARGO) build --release --locked --workspace --bins
 	@$(WITH_STACK) target/release/guards-bench $(patsubst guards-%,%,$*)
 
+.PHONY: soak
+soak: ## Throw the dice of the books' property test 2,000 times
+	@$(CARGO) test --no-run --quiet --locked --package dat-tests --test e2e
+	@DAT_TEST_CASES=2000 $(WITH_STACK) $(CARGO) test --locked --package dat-tests --test e2e -- --nocapture a_random_fleet_keeps_its_books
+
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
 	@topology/stack/up

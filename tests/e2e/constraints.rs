@@ -147,6 +147,42 @@ async fn what_a_rule_lets_the_fleet_spend_holds_over_tenants_and_can_be_raised()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_that_a_rule_sets_is_one_schedule_for_all_tenants_and_says_its_name() {
+    let fleet = Fleet::standard().await;
+    let producer = fleet.producer().await;
+    let rule = json!([{"id": "slow", "enforcement": "hard", "kind": "rate", "action": "test.rare", "count": 1,
+                       "period_ms": 3_600_000}]);
+    set(&fleet, &["--fleet"], rule).await;
+    let plan = |tenant: &str| {
+        let step = StepDraft::priced("s0", 10).set("action", "test.rare");
+        PlanDraft::new("rare").set("tenant", tenant).step(step).document()
+    };
+    // The first claim after a set was registered finds it: whatever came before it is warm-up.
+    let warm = producer.submit(&PlanDraft::in_order("warm", 1).document()).await;
+    assert_eq!(producer.wait_for_end(warm).await.state, PlanState::Completed);
+    let mut plans = Vec::new();
+    for tenant in ["acme", "bolt"] {
+        plans.push(producer.submit(&plan(tenant)).await);
+    }
+    let waiting =
+        eventually("one of two tenants has the turn, the other waits and says for what", async || {
+            let (mut done, mut waiting) = (0, None);
+            for plan in &plans {
+                let step = fleet.plan(*plan).await.steps.remove(0);
+                done += usize::from(step.state == StepState::Completed);
+                if step.wait_reason.as_deref() == Some("constraint fleet/slow: 1 calls in 3600000 ms") {
+                    waiting = Some(*plan);
+                }
+            }
+            waiting.filter(|_| done == 1).ok_or(done)
+        })
+        .await;
+    fleet.dat(&["plan", "abort", &waiting.plan_id.to_string(), "--reason", "not this hour"]).await;
+    producer.wait_for_ends(&plans).await;
+    fleet.check_everything().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_without_a_declared_score_or_with_too_high_a_one_is_never_admitted() {
     let fleet = Fleet::standard().await;
     let producer = fleet.producer().await;

@@ -16,7 +16,7 @@ fn every_test_that_the_readme_names_exists() {
         .collect();
     assert!(named.len() >= 20, "the section names {named:?}");
     let mut sources = String::new();
-    for folder in ["common/store/tests/store", "tests/e2e"] {
+    for folder in ["common/plan/tests/checks", "common/store/tests/store", "tests/e2e"] {
         read_all(&root.join(folder), &mut sources);
     }
     let missing: Vec<&str> =

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{
-    AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, RateRequest, RateSchedule, RuntimeStore, Turn,
-    fits, slot_is_valid,
+    AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, RateRequest, RateRule, RateSchedule, RuntimeStore,
+    StepPlace, Turn, fits, slot_is_valid,
 };
 use dat_plan::{Clock, UnitKind};
 use dat_store::{AccountView, BUDGET_WAIT, Candidate};
 
 use crate::documents::Prepared;
+use crate::operators::Operators;
 use crate::rates::{Rated, Rates};
 use crate::settings::{BadSetting, Settings};
 
@@ -53,10 +54,15 @@ impl Limits {
 
     /// Asks for a batch: at most one call each for copies and rates, whatever its size. Token windows are asked after
     /// these, of what may pass.
-    pub(crate) async fn ask(&self, batch: &Candidates, now: DateTime<Utc>) -> Vec<Limited> {
+    pub(crate) async fn ask(
+        &self,
+        batch: &Candidates,
+        operators: &Operators,
+        now: DateTime<Utc>,
+    ) -> Vec<Limited> {
         let mut said = vec![Limited::Pass; batch.len()];
         self.ask_copies(batch, &mut said, now).await;
-        self.ask_rates(batch, &mut said, now).await;
+        self.ask_rates(batch, operators, &mut said, now).await;
         said
     }
 
@@ -85,19 +91,25 @@ impl Limits {
         }
     }
 
-    async fn ask_rates(&self, batch: &Candidates, said: &mut [Limited], now: DateTime<Utc>) {
+    async fn ask_rates(
+        &self,
+        batch: &Candidates,
+        operators: &Operators,
+        said: &mut [Limited],
+        now: DateTime<Utc>,
+    ) {
         let mut asked: Vec<(usize, Rated)> = Vec::new();
-        for (place, (candidate, _)) in batch.iter().enumerate() {
+        for (place, (candidate, plan)) in batch.iter().enumerate() {
             if candidate.unit.kind == UnitKind::Undo || said[place] != Limited::Pass {
                 continue;
             }
-            let mut rated = self.rates.of(candidate);
+            let mut rated = self.rates.of(candidate, rules(candidate, plan, operators));
             // A slot serves one claim without asking again; whether its connector asked to be left alone is asked.
             let slot_holds = candidate
                 .rate_slot
                 .is_some_and(|slot| rated.limits.iter().all(|(_, limit)| slot_is_valid(slot, now, limit)));
             if slot_holds {
-                rated.limits.clear();
+                rated.hold_turn();
             }
             asked.push((place, rated));
         }
@@ -115,16 +127,20 @@ impl Limits {
                 Turn::Slot(at) => (at, Some(at)),
                 Turn::AskAgain(at) => (at, None),
             };
-            said[*place] = Limited::Wait { until, reason: self.rates.reason(rated), rate_slot };
+            said[*place] = Limited::Wait { until, reason: rated.reason(), rate_slot };
         }
     }
 
     /// Gives back the turns of what was put off after all: a step that waits for something else uses up nothing. One
     /// that waits for its turn keeps it.
-    pub(crate) async fn give_back(&self, put_off: impl Iterator<Item = &Candidate>) {
+    pub(crate) async fn give_back<'a>(
+        &self,
+        operators: &Operators,
+        put_off: impl Iterator<Item = &'a (Candidate, Arc<Prepared>)>,
+    ) {
         let rated: Vec<Rated> = put_off
-            .filter(|candidate| candidate.unit.kind == UnitKind::Action)
-            .map(|candidate| self.rates.of(candidate))
+            .filter(|(candidate, _)| candidate.unit.kind == UnitKind::Action)
+            .map(|(candidate, plan)| self.rates.of(candidate, rules(candidate, plan, operators)))
             .filter(|rated| !rated.limits.is_empty())
             .collect();
         let requests: Vec<RateRequest<'_>> = rated.iter().map(Rated::request).collect();
@@ -182,4 +198,17 @@ pub(crate) fn copy_of(view: &AccountView) -> AccountCopy {
         settled: view.account.settled,
         reserved: view.account.reserved,
     }
+}
+
+/// The rates that constraints set for a candidate: its plan's own and the operators'. Which operator set is the newest
+/// the claim itself compares; until it has, a rate may be that of the version before.
+fn rules(candidate: &Candidate, plan: &Prepared, operators: &Operators) -> Vec<RateRule> {
+    let place = StepPlace {
+        tenant: &candidate.tenant,
+        plan: candidate.unit.plan,
+        connector: &candidate.connector,
+        action: &candidate.action,
+    };
+    let binding = operators.binding(&candidate.tenant);
+    std::iter::once(&plan.constraints).chain(binding.applicable()).flat_map(|set| set.rates(&place)).collect()
 }

@@ -44,8 +44,6 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
     }
     for (plan, admitted) in answers {
         match admitted {
-            // Set again at this very moment: it is due at once, and the sweeper asks.
-            Admitted::Stale => {}
             Admitted::Executing { ready: units } => {
                 tracing::info!(%plan, ready = units.len(), "executing");
                 ready.extend(units);
@@ -55,7 +53,8 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
                 tracing::warn!(%plan, reason, "never admitted");
                 fleet.metrics.plan_ended("aborted");
             }
-            Admitted::Moved => {}
+            // Stale: rules were set again at this very moment; it is due at once, and the sweeper asks.
+            Admitted::Moved | Admitted::Stale => {}
         }
         fleet.live.touch(plan);
     }

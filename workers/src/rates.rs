@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_guards::{LocalRate, RateLimit, RateRequest, Turn};
+use dat_guards::{LocalRate, RateLimit, RateRequest, RateRule, SHARED, Turn};
 use dat_plan::Clock;
 use dat_store::Candidate;
 
@@ -32,12 +32,29 @@ pub(crate) struct Rated {
     lane: String,
     request: String,
     pub(crate) limits: Vec<(String, RateLimit)>,
+    /// What each of them is, for people.
+    says: Vec<String>,
 }
 
 impl Rated {
     pub(crate) fn request(&self) -> RateRequest<'_> {
-        let Self { tenant, lane, request, limits } = self;
+        let Self { tenant, lane, request, limits, .. } = self;
         RateRequest { tenant, lane, request, limits }
+    }
+
+    /// Asks nothing but whether its connector wants to be left alone.
+    pub(crate) fn hold_turn(&mut self) {
+        self.limits.clear();
+        self.says.clear();
+    }
+
+    /// Why it waits.
+    pub(crate) fn reason(&self) -> String {
+        if self.says.is_empty() {
+            format!("the connector asked for a pause of {}", self.lane)
+        } else {
+            self.says.join("; ")
+        }
     }
 }
 
@@ -63,16 +80,29 @@ impl Rates {
         })
     }
 
-    /// What applies to a candidate.
-    pub(crate) fn of(&self, candidate: &Candidate) -> Rated {
+    /// What applies to a candidate: what is set here, and what constraints say.
+    pub(crate) fn of(&self, candidate: &Candidate, rules: Vec<RateRule>) -> Rated {
         let Candidate { tenant, connector, action, .. } = candidate;
-        let limits =
-            self.matching(tenant, connector, action).map(|(setting, limit)| (key(setting), *limit)).collect();
+        let (mut limits, mut says) = (Vec::new(), Vec::new());
+        for (setting, limit) in self.matching(tenant, connector, action) {
+            limits.push((key(setting), *limit));
+            says.push(format!(
+                "the rate limit of {} is {} calls in {} ms",
+                name(setting),
+                setting.count,
+                setting.period_ms
+            ));
+        }
+        for RateRule { key, limit, says: rule } in rules {
+            limits.push((format!("{SHARED}{key}"), limit));
+            says.push(rule);
+        }
         Rated {
             tenant: tenant.clone(),
             lane: format!("{connector}/{action}"),
             request: reservation_id(candidate),
             limits,
+            says,
         }
     }
 
@@ -93,24 +123,6 @@ impl Rates {
             (Turn::Granted, turn) => turn,
             (worst, _) => worst,
         })
-    }
-
-    /// Why it waits.
-    pub(crate) fn reason(&self, rated: &Rated) -> String {
-        let described: Vec<String> = rated
-            .limits
-            .iter()
-            .filter_map(|(wanted, _)| {
-                let (setting, _) = self.set.iter().find(|(setting, _)| key(setting) == *wanted)?;
-                let name = name(setting);
-                Some(format!("{name} is {} calls in {} ms", setting.count, setting.period_ms))
-            })
-            .collect();
-        if described.is_empty() {
-            format!("the connector asked for a pause of {}", rated.lane)
-        } else {
-            format!("the rate limit of {}", described.join(", of "))
-        }
     }
 
     /// Waits until this process by itself keeps every rate of an action, or for [`SMOOTHED`].

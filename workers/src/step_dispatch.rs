@@ -153,7 +153,7 @@ impl Dispatcher {
     async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
         let fleet = &*self.fleet;
         let now = fleet.now();
-        let mut said = fleet.limits.ask(batch, now).await;
+        let mut said = fleet.limits.ask(batch, &fleet.operators, now).await;
         let reserved = fleet.windows.ask(batch, &mut said, now).await;
         if reserved.lost {
             recovery::look(fleet).await?;
@@ -218,11 +218,11 @@ impl Dispatcher {
         report.deferred += waiting.len();
         report.waiting.extend(waiting);
         // Only what this claim itself put off: another worker may have taken a unit by the very turn that was told here.
-        let put_off = batch.iter().map(|(candidate, _)| candidate).filter(|candidate| {
+        let put_off = batch.iter().filter(|(candidate, _)| {
             !keeps.contains(&candidate.unit)
                 && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
         });
-        fleet.limits.give_back(put_off).await;
+        fleet.limits.give_back(&fleet.operators, put_off).await;
         let moved = !report.claimed.is_empty()
             || report.deferred > 0
             || !report.refused.is_empty()

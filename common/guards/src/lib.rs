@@ -31,7 +31,7 @@ pub use inputs::{BudgetFacts, Counted, Counts, Inputs, PlanFacts, StepFacts};
 pub use live_plan::{Lifetimes, LivePlan, LivePlans};
 pub use local_rate::LocalRate;
 pub use predicate::{CelCheck, Outcome, Place, Predicate, PredicateFault, Reads, ResultsRead};
-pub use rate::{BadLimit, RateLimit, RateRequest, RateSchedule, Turn, slot_is_valid};
+pub use rate::{BadLimit, RateLimit, RateRequest, RateSchedule, SHARED, Turn, slot_is_valid};
 pub use redis::{BadStore, PAUSE, RedisAway, RuntimeStore};
 pub use token_windows::TokenWindows;
 pub use window::{

@@ -99,6 +99,9 @@ pub fn slot_is_valid(slot: DateTime<Utc>, now: DateTime<Utc>, limit: &RateLimit)
     slot <= now && now <= slot + limit.lateness()
 }
 
+/// How the name of a limit begins that tenants share, or whose name itself says whose it is: its schedule is one for all.
+pub const SHARED: &str = "shared:";
+
 /// One request for a turn.
 #[derive(Debug, Clone)]
 pub struct RateRequest<'a> {
@@ -186,7 +189,8 @@ impl RateSchedule {
     fn limits(&self, call: &mut ScriptInvocation<'_>, request: &RateRequest<'_>) {
         call.arg(request.limits.len());
         for (name, limit) in request.limits {
-            let schedule = self.store.key(&format!("rate:{{{}}}:{name:?}", request.tenant));
+            let whose = if name.starts_with(SHARED) { "*" } else { request.tenant };
+            let schedule = self.store.key(&format!("rate:{{{whose}}}:{name:?}"));
             let gaps = format!("{schedule}:gaps");
             call.key(schedule).key(gaps).arg(limit.interval_us).arg(limit.burst);
         }

@@ -41,6 +41,7 @@ fn variable(name: &str) -> Option<u64> {
 /// failure names the first seed of its group: with it as `DAT_TEST_SEED` and 10 cases, the same plans are made and the
 /// same dice thrown; how the workers' transactions interleave is the servers' to say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the seeds of a run, to throw the same dice again")]
 async fn a_random_fleet_keeps_its_books_whatever_crashes_repeats_or_is_flushed() {
     let cases = variable("DAT_TEST_CASES").unwrap_or(200);
     let first = variable("DAT_TEST_SEED").unwrap_or_else(|| SeededEntropy::from_os().below(1 << 40));

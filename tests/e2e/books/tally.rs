@@ -33,6 +33,7 @@ impl Tally {
     }
 
     /// Says what happened, and that all of it did where there were cases enough for it.
+    #[expect(clippy::print_stdout, reason = "the figures of a run")]
     pub(super) fn finish(&self, cases: u64) {
         let counts = self.counts();
         println!("{cases} cases: {:?}", counts.events);

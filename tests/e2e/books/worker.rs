@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{AccountCopy, Affordable, fits};
 use dat_plan::clock::SeededEntropy;
-use dat_plan::event::{Destination, EventKind};
+use dat_plan::event::{Destination, EventKind, LoggedEvent};
 use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus, ProbeStatus};
 use dat_plan::rollback::{self, FailedUnit};
 use dat_plan::{Entropy as _, PlanKey, UnitKey, UnitKind};
@@ -389,7 +389,7 @@ impl Worker {
                 kind.parse().is_ok_and(|kind: EventKind| kind.destinations().contains(&Destination::Flo))
             };
             let sent: Vec<_> =
-                stream.events.iter().filter(|e| financial(&e.kind)).map(|e| e.envelope()).collect();
+                stream.events.iter().filter(|e| financial(&e.kind)).map(LoggedEvent::envelope).collect();
             if confirmed < all || self.one_in(8) {
                 shared.tally.count("doubled events", sent.len());
                 shared.books.receive(sent.clone()).await.expect("FLO answers");

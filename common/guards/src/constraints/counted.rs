@@ -163,8 +163,8 @@ pub(super) struct Concurrency {
 }
 
 impl Concurrency {
-    pub(super) fn breach(&self, key: String, inputs: &Inputs) -> Option<Breach> {
-        let running = inputs.counts.running.get(&key).copied().unwrap_or(0);
+    pub(super) fn breach(&self, key: &str, inputs: &Inputs) -> Option<Breach> {
+        let running = inputs.counts.running.get(key).copied().unwrap_or(0);
         if running < self.max {
             return None;
         }
@@ -182,8 +182,8 @@ pub(super) struct Spend {
 }
 
 impl Spend {
-    pub(super) fn breach(&self, origin: Origin, key: String, inputs: &Inputs) -> Option<Breach> {
-        let Counted { settled, reserved, undos } = inputs.counts.spent.get(&key).copied().unwrap_or_default();
+    pub(super) fn breach(&self, origin: Origin, key: &str, inputs: &Inputs) -> Option<Breach> {
+        let Counted { settled, reserved, undos } = inputs.counts.spent.get(key).copied().unwrap_or_default();
         let need = inputs.counts.need;
         if settled.saturating_add(reserved).saturating_add(need) <= self.max {
             return None;

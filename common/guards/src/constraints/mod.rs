@@ -143,8 +143,8 @@ impl ConstraintSet {
                 quantity.breach(step.key.as_str(), step.parameters.get(&quantity.parameter)?)
             }
             Test::Rate(_) => None,
-            Test::Concurrency(concurrency) => concurrency.breach(self.key(constraint, inputs)?, inputs),
-            Test::Spend(spend) => spend.breach(self.origin, self.key(constraint, inputs)?, inputs),
+            Test::Concurrency(concurrency) => concurrency.breach(&self.key(constraint, inputs)?, inputs),
+            Test::Spend(spend) => spend.breach(self.origin, &self.key(constraint, inputs)?, inputs),
             Test::Risk(risk) => risk.breach(inputs),
             Test::Capability(capability) => capability.breach(step?),
             Test::Predicate(predicate) => breach(predicate, inputs),

@@ -192,14 +192,14 @@ fn decisions_add_up() {
     assert_eq!(serde_json::from_str::<Decision>(&text).unwrap(), both);
 }
 
-fn counting(fields: Value) -> Value {
+fn counting(fields: &Value) -> Value {
     let mut rule = json!({"id": "x", "enforcement": "hard"});
     rule.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     rule
 }
 
 /// The first counter's key of a list of one rule, for the step of [`inputs`].
-fn key(origin: Origin, fields: Value, parameters: Value) -> Option<String> {
+fn key(origin: Origin, fields: &Value, parameters: Value) -> Option<String> {
     let rule = constraint(counting(fields));
     let set = ConstraintSet::compile_for(origin, &[rule]).unwrap();
     set.counters(&inputs(0, parameters)).into_iter().next().map(|counter| counter.key)
@@ -212,7 +212,7 @@ fn what_is_counted_together_has_one_key_and_nothing_else_has_it() {
         rule.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         rule
     };
-    let of = |origin, fields| key(origin, rule(fields), json!({"account": "a/1"}));
+    let of = |origin, fields| key(origin, &rule(fields), json!({"account": "a/1"}));
     assert_eq!(of(Origin::Fleet, json!({})).unwrap(), "fleet/x");
     assert_eq!(of(Origin::Tenant, json!({})).unwrap(), "acme/tenant/x");
     let nil = Uuid::nil();
@@ -250,7 +250,7 @@ fn a_step_waits_while_as_many_run_as_may_and_a_soft_rule_only_says_so() {
 #[test]
 fn a_spend_rule_waits_for_room_and_refuses_only_what_a_plan_can_never_spend() {
     let rule =
-        |period: &str| counting(json!({"kind": "spend", "period": period, "currency": "usd", "max": 100}));
+        |period: &str| counting(&json!({"kind": "spend", "period": period, "currency": "usd", "max": 100}));
     let with = |key: String, settled: i64, reserved: i64, undos: i64| {
         let mut inputs = inputs(0, json!({}));
         inputs.counts.need = 10;
@@ -272,7 +272,7 @@ fn a_spend_rule_waits_for_room_and_refuses_only_what_a_plan_can_never_spend() {
     assert_eq!(decision.violations[0].constraint, "fleet/x");
     assert!(decision.wait_until().is_some(), "an operator may raise it");
     // Another currency is not counted.
-    let tokens = counting(json!({"kind": "spend", "period": "day", "currency": "token", "max": 0}));
+    let tokens = counting(&json!({"kind": "spend", "period": "day", "currency": "token", "max": 0}));
     assert_eq!(set(&[tokens]).runtime(&with(own(), 95, 0, 0)).verdict, Verdict::Pass);
 }
 
@@ -313,8 +313,8 @@ fn only_what_is_allowed_is_used_by_steps_and_undos_alike() {
 #[test]
 fn caps_and_rates_are_given_for_the_steps_that_they_count() {
     let rules: Vec<Constraint> = [
-        counting(json!({"kind": "spend", "period": "day", "currency": "usd", "max": 5, "connector": "mux"})),
-        counting(json!({"kind": "rate", "count": 5, "period_ms": 1000, "action": "ads.*", "per": "tenant"})),
+        counting(&json!({"kind": "spend", "period": "day", "currency": "usd", "max": 5, "connector": "mux"})),
+        counting(&json!({"kind": "rate", "count": 5, "period_ms": 1000, "action": "ads.*", "per": "tenant"})),
     ]
     .map(constraint)
     .into();
