@@ -55,6 +55,8 @@ pub(crate) struct Bells {
     pub(crate) failed: Alarm,
     /// Something was written to the log.
     pub(crate) log: Notify,
+    /// Something that others wait for was written to the log: a submission, a verdict's end, a plan's.
+    pub(crate) log_now: Notify,
 }
 
 impl Fleet {

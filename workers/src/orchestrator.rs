@@ -58,7 +58,7 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
         }
         fleet.live.touch(plan);
     }
-    fleet.bells.log.notify_one();
+    fleet.bells.log_now.notify_one();
     doorbell::ring(fleet, Doorbell::Dispatch, &ready).await;
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! Outcomes are committed as they come, grouped by arrival: while one group is in the database the next gathers, so that
 //! a slow step delays nobody and a commit's cost is shared under load (group commit).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use dat_plan::PlanKey;
 use dat_store::{Finding, SettleReport, Settled, Settlement, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
 
 use crate::doorbell::{self, Doorbell};
 use crate::fleet::Fleet;
@@ -38,9 +41,46 @@ impl Ended {
         Self { settlement, connector, currency: String::new(), attempt: None, took, permit: None }
     }
 
+    fn plan(&self) -> PlanKey {
+        self.settlement.lease.unit.plan
+    }
+
     pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
         self
+    }
+}
+
+/// Groups in the database at once. Two, so that a plan's outcome waits for no other plan's lock; more would share a
+/// commit's cost among fewer.
+const FLIGHTS: usize = 2;
+
+/// What has come and is not in the database yet.
+#[derive(Default)]
+struct Waiting {
+    outcomes: Vec<Ended>,
+    /// Plans whose outcomes are being committed. Others of theirs wait here: in the database they would wait for a lock,
+    /// and everything in their group with them.
+    flying: BTreeSet<PlanKey>,
+}
+
+impl Waiting {
+    /// The next group: whatever waits of plans that are in no other, at most `most`, in the order in which it came.
+    fn take(&mut self, most: usize) -> Vec<Ended> {
+        let mut group = Vec::new();
+        for one in std::mem::take(&mut self.outcomes) {
+            if group.len() < most && !self.flying.contains(&one.plan()) {
+                group.push(one);
+            } else {
+                self.outcomes.push(one);
+            }
+        }
+        self.flying.extend(group.iter().map(Ended::plan));
+        group
+    }
+
+    fn landed(&mut self, plans: &BTreeSet<PlanKey>) {
+        self.flying.retain(|plan| !plans.contains(plan));
     }
 }
 
@@ -50,25 +90,52 @@ pub(crate) async fn commit(
     dispatcher: Option<Weak<Dispatcher>>,
     mut ended: mpsc::UnboundedReceiver<Ended>,
 ) {
-    while let Some(first) = ended.recv().await {
-        let mut group = vec![first];
-        while group.len() < fleet.settings.batch {
-            match ended.try_recv() {
-                Ok(more) => group.push(more),
-                Err(_) => break,
+    let mut waiting = Waiting::default();
+    let mut flights = JoinSet::new();
+    let mut open = true;
+    while open || !flights.is_empty() {
+        tokio::select! {
+            Some(landed) = flights.join_next() => match landed {
+                Ok(plans) => waiting.landed(&plans),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return,
+                },
+            },
+            first = ended.recv(), if open => {
+                open = first.is_some();
+                waiting.outcomes.extend(first);
             }
         }
-        // Held weakly: the dispatcher can hand out no more work once its own tasks have ended.
-        let dispatcher = dispatcher.as_ref().and_then(Weak::upgrade);
-        settle(&fleet, dispatcher.as_deref(), &mut group).await;
-        for one in group {
-            drop(one.permit);
+        while let Ok(more) = ended.try_recv() {
+            waiting.outcomes.push(more);
         }
-        if let Some(dispatcher) = &dispatcher {
-            fleet.metrics.slots_busy(fleet.settings.slots - dispatcher.free());
-            dispatcher.slot_freed();
+        while flights.len() < FLIGHTS {
+            let group = waiting.take(fleet.settings.batch);
+            if group.is_empty() {
+                break;
+            }
+            flights.spawn(fly(Arc::clone(&fleet), dispatcher.clone(), group));
         }
     }
+}
+
+/// Commits a group and gives its slots back; gives its plans.
+async fn fly(
+    fleet: Arc<Fleet>,
+    dispatcher: Option<Weak<Dispatcher>>,
+    mut group: Vec<Ended>,
+) -> BTreeSet<PlanKey> {
+    // Held weakly until here: the dispatcher can hand out no more work once its own tasks have ended.
+    let dispatcher = dispatcher.as_ref().and_then(Weak::upgrade);
+    settle(&fleet, dispatcher.as_deref(), &mut group).await;
+    let plans = group.iter().map(Ended::plan).collect();
+    drop(group);
+    if let Some(dispatcher) = &dispatcher {
+        fleet.metrics.slots_busy(fleet.settings.slots - dispatcher.free());
+        dispatcher.slot_freed();
+    }
+    plans
 }
 
 /// Settles a group. A group that the database refuses is halved until the culprit stands alone; what *it* answered
@@ -164,7 +231,7 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
         tracing::info!(%plan, %state, "ended");
         fleet.metrics.plan_ended(state.as_str());
     }
-    fleet.bells.log.notify_one();
+    if report.ended.is_empty() { &fleet.bells.log } else { &fleet.bells.log_now }.notify_one();
     ring(fleet, dispatcher, &report).await;
     fleet.windows.settle(&used).await;
     fleet.limits.copy(&report.accounts).await;

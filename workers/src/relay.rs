@@ -9,6 +9,7 @@ use dat_bus::{Message, PublishError};
 use dat_plan::event::{Destination, EventKind, LoggedEvent};
 use dat_store::{ClaimedStream, StoreError};
 use dat_topology::Exchange;
+use tokio::time::Instant;
 
 use crate::fleet::Fleet;
 
@@ -23,41 +24,68 @@ const LEASE: TimeDelta = TimeDelta::seconds(5);
 const LONGEST_LEASE: TimeDelta = TimeDelta::seconds(60);
 /// How often it looks when nobody rings.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a stream waits of which nothing could be read yet.
+const UNSEEN: TimeDelta = TimeDelta::milliseconds(50);
 /// How long a stream waits after an event that nobody took.
 const REFUSED: TimeDelta = TimeDelta::seconds(1);
 
-/// A round of fewer events than this is followed by a pause, in which more gather: each costs the database three
-/// transactions, however little it carries. The first event after a quiet time waits for nothing.
+/// Rounds of fewer events than this are spaced where they do not end: each costs the database two transactions, however
+/// little it carries, and events that wait a little share one.
 const FEW: u64 = 32;
-/// How long that pause is.
-const PAUSE: Duration = Duration::from_millis(100);
+/// One small round in so long, in the long run,
+const SPACING: Duration = Duration::from_millis(250);
+/// after so many that nothing held back: what one plan has to say goes out at once.
+const AT_ONCE: u32 = 16;
+
+/// When the next small round may be: GCRA, in this process alone.
+struct Pace {
+    even: Instant,
+}
+
+impl Pace {
+    /// Notes a small round; gives how long the next waits.
+    fn small_round(&mut self, now: Instant) -> Duration {
+        self.even = self.even.max(now) + SPACING;
+        (self.even - now).saturating_sub(SPACING * AT_ONCE)
+    }
+}
 
 /// Runs until the worker has drained; the last events are published then too.
 pub(crate) async fn run(fleet: &Fleet) {
     let now = fleet.now();
     let shortest = (fleet.lease_end(now) - now).max(LEASE);
     let mut lease = shortest;
+    let mut pace = Pace { even: Instant::now() };
     loop {
-        match round(fleet, &mut lease, shortest).await {
-            Ok(Round { published, more: true }) => {
-                if published < FEW && !fleet.closing.is_cancelled() {
+        let more = match round(fleet, &mut lease, shortest).await {
+            Ok(Round { published, more }) => {
+                if published < FEW {
                     tokio::select! {
                         () = fleet.closing.cancelled() => {}
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = fleet.bells.log_now.notified() => continue,
+                        () = tokio::time::sleep(pace.small_round(Instant::now())) => {}
                     }
                 }
-                continue;
+                more
             }
-            Ok(_) if fleet.closing.is_cancelled() => return,
-            Ok(_) => {}
             Err(error) if fleet.closing.is_cancelled() => {
                 tracing::warn!(%error, "the log is published by another worker");
                 return;
             }
-            Err(error) => tracing::warn!(%error, "the relay waits for the database"),
+            Err(error) => {
+                tracing::warn!(%error, "the relay waits for the database");
+                false
+            }
+        };
+        if more {
+            continue;
+        }
+        if fleet.closing.is_cancelled() {
+            return;
         }
         tokio::select! {
             () = fleet.bells.log.notified() => {}
+            () = fleet.bells.log_now.notified() => {}
             () = fleet.closing.cancelled() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
@@ -107,14 +135,21 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
         .enumerate()
         .map(|(place, stream)| {
             let count = (0..stream.events.len()).take_while(|index| confirmed(place, *index)).count();
-            // A stream that is behind and has nothing to read was tampered with: looked at again, not at once.
-            let whole = count == stream.events.len() && count > 0;
-            if !whole && receipts.is_ok() {
+            // A stream that is behind and has nothing to read was relayed just when it was claimed, or was tampered with:
+            // looked at again, not at once.
+            let empty = stream.events.is_empty();
+            let whole = count == stream.events.len() && !empty;
+            if !whole && !empty && receipts.is_ok() {
                 tracing::warn!(plan = %stream.plan, "an event was not taken: is its consumer's queue bound?");
             }
             all &= whole;
             published += count as u64;
-            stream.confirmed(count, if whole { now } else { now + REFUSED })
+            let pause = match (whole, empty) {
+                (true, _) => TimeDelta::zero(),
+                (_, true) => UNSEEN,
+                _ => REFUSED,
+            };
+            stream.confirmed(count, now + pause)
         })
         .collect();
     let recorded = fleet.store.record_relayed(&progress).await?;

@@ -125,7 +125,7 @@ async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: 
                     }
                 }
                 consumer.ack(&done);
-                fleet.bells.log.notify_one();
+                fleet.bells.log_now.notify_one();
             }
             Committed::Refused(error) if group.len() == 1 => {
                 let fault = Fault::new("", FaultCode::Unstorable, error);
@@ -215,7 +215,7 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
             return false;
         }
     }
-    fleet.bells.log.notify_one();
+    fleet.bells.log_now.notify_one();
     let mut dead = dead_letter(fleet, queue.name(), message, parked);
     loop {
         match fleet.publisher.publish(dead.clone()).await {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
@@ -30,6 +30,19 @@ const DOUBLINGS: u32 = 4;
 /// How long a unit that the database refuses to claim is left alone.
 const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
 
+/// The most units in one look, where most of those before waited for their limits.
+const LOOK: usize = 512;
+
+/// What a claim did.
+enum Moved {
+    /// Nothing: another worker took it, or will.
+    Nothing,
+    /// Most of what it looked at waits for its limits.
+    Waits,
+    /// It took most of it.
+    Some,
+}
+
 /// Claims work and starts it.
 pub(crate) struct Dispatcher {
     fleet: Arc<Fleet>,
@@ -40,6 +53,8 @@ pub(crate) struct Dispatcher {
     claiming: Mutex<Turns>,
     /// More is due than there were slots for: a slot that becomes free is used at once.
     hungry: AtomicBool,
+    /// How many units the next look is for, where more than there are free slots.
+    look: AtomicUsize,
     /// Claims in a row that met a locked plan.
     contended: AtomicU32,
 }
@@ -54,6 +69,7 @@ impl Dispatcher {
             ended,
             claiming: Mutex::default(),
             hungry: AtomicBool::new(false),
+            look: AtomicUsize::new(0),
             contended: AtomicU32::new(0),
         }
     }
@@ -107,7 +123,8 @@ impl Dispatcher {
                 return Ok(());
             }
             let now = fleet.now();
-            let limit = i64::try_from(free).unwrap_or(i64::MAX);
+            let look = self.look.load(Ordering::Relaxed).max(free);
+            let limit = i64::try_from(look).unwrap_or(i64::MAX);
             let Due { candidates: due, more } = fleet.store.due(turns, limit, now).await?;
             if due.is_empty() {
                 return Ok(());
@@ -122,8 +139,14 @@ impl Dispatcher {
                 }
             }
             self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
-            let progress = self.claim_batch(&batch).await?;
-            if !more || !progress {
+            let moved = self.claim_batch(batch, free).await?;
+            match moved {
+                Moved::Nothing => return Ok(()),
+                // Thousands wait for one rate: they are given their turns in few looks.
+                Moved::Waits => self.look.store((look * 4).min(LOOK), Ordering::Relaxed),
+                Moved::Some => self.look.store(0, Ordering::Relaxed),
+            }
+            if !more {
                 return Ok(());
             }
         }
@@ -149,11 +172,14 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Asks the limits, then the database. Gives whether anything moved.
-    async fn claim_batch(&self, batch: &Candidates) -> Result<bool, StoreError> {
+    /// Asks the limits, then the database, for at most `free` units.
+    async fn claim_batch(&self, mut batch: Candidates, free: usize) -> Result<Moved, StoreError> {
         let fleet = &*self.fleet;
         let now = fleet.now();
-        let mut said = fleet.limits.ask(batch, &fleet.operators, now).await;
+        let mut said = fleet.limits.ask(&batch, &fleet.operators, now).await;
+        let beyond = cut(&mut said, &mut batch, free);
+        fleet.limits.give_back(&fleet.operators, beyond.iter()).await;
+        let batch = &batch;
         let reserved = fleet.windows.ask(batch, &mut said, now).await;
         if reserved.lost {
             recovery::look(fleet).await?;
@@ -197,7 +223,7 @@ impl Dispatcher {
                 // Redis was lost since the batch reserved in it: all of it is asked again.
                 Ok(None) => {
                     fleet.bells.dispatch.set(now + CONTENDED, now);
-                    return Ok(false);
+                    return Ok(Moved::Nothing);
                 }
                 Err(error) if !error.is_unavailable() => {
                     self.claim_singly(&requests, &reserved, &error).await?
@@ -223,10 +249,12 @@ impl Dispatcher {
                 && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
         });
         fleet.limits.give_back(&fleet.operators, put_off).await;
-        let moved = !report.claimed.is_empty()
-            || report.deferred > 0
-            || !report.refused.is_empty()
-            || report.stale > 0;
+        let taken = report.claimed.len() + report.refused.len() + report.stale;
+        let moved = match (taken, report.deferred) {
+            (0, 0) => Moved::Nothing,
+            (taken, waits) if waits > taken => Moved::Waits,
+            _ => Moved::Some,
+        };
         self.act(report, batch, &waits).await;
         Ok(moved)
     }
@@ -332,6 +360,24 @@ impl Dispatcher {
             let _ = ended.send(outcome.holding(permit));
         });
     }
+}
+
+/// Leaves `free` units that pass, and what waits; gives the rest.
+fn cut(said: &mut Vec<Limited>, batch: &mut Candidates, free: usize) -> Candidates {
+    let mut beyond = Candidates::new();
+    let mut room = free;
+    let (whole_said, whole_batch) = (std::mem::take(said), std::mem::take(batch));
+    for (one, candidate) in whole_said.into_iter().zip(whole_batch) {
+        let takes = !matches!(one, Limited::Wait { .. });
+        if takes && room == 0 {
+            beyond.push(candidate);
+            continue;
+        }
+        room -= usize::from(takes);
+        said.push(one);
+        batch.push(candidate);
+    }
+    beyond
 }
 
 fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {

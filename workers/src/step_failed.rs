@@ -156,7 +156,7 @@ impl Coordinator {
         for plan in &report.touched {
             fleet.live.touch(*plan);
         }
-        fleet.bells.log.notify_one();
+        fleet.bells.log_now.notify_one();
         if let Some(due) = report.next_due {
             fleet.bells.dispatch.set(due, fleet.now());
         }

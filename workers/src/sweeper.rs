@@ -35,29 +35,32 @@ pub(crate) async fn run(fleet: &Fleet) {
 
 async fn sweep(fleet: &Fleet, chores_due: &mut DateTime<Utc>) -> Result<(), StoreError> {
     let now = fleet.now();
-    let expired = fleet.store.expire_leases(PASS, now).await?;
+    let grace = TimeDelta::milliseconds(i64::try_from(fleet.settings.sweep_ms / 2).unwrap_or(0));
+    let found = fleet.store.look(now - grace, now).await?;
+    let expired = if found.expired { fleet.store.expire_leases(PASS, now).await? } else { Vec::new() };
     for lease in &expired {
         tracing::warn!(plan = %lease.unit.plan, step = lease.unit.index, worker = lease.worker, "its lease ran out");
         fleet.live.touch(lease.unit.plan);
     }
     fleet.metrics.leases_expired(expired.len());
     fleet.metrics.sweeper_found("expired_lease", expired.len());
-    plans(fleet, now).await?;
+    if found.plans {
+        plans(fleet, now).await?;
+    }
     if *chores_due <= now {
         *chores_due = now + CHORES;
         fleet.store.ensure_partitions(now).await?;
         fleet.store.roll_up_turned(PASS, now).await?;
         fleet.limits.tidy();
     }
-    let stranded = fleet.store.release_stranded(now).await?;
-    fleet.metrics.sweeper_found("stranded_step", stranded);
-    // What is due since a moment ago is about to be heard of.
-    let grace = TimeDelta::milliseconds(i64::try_from(fleet.settings.sweep_ms / 2).unwrap_or(0));
-    let (ready, undecided) = fleet.store.unheard(now - grace).await?;
-    if ready {
+    if found.stranded {
+        let stranded = fleet.store.release_stranded(now).await?;
+        fleet.metrics.sweeper_found("stranded_step", stranded);
+    }
+    if found.ready {
         doorbell::ring_any(fleet, Doorbell::Dispatch).await;
     }
-    if undecided || !expired.is_empty() {
+    if found.undecided || !expired.is_empty() {
         doorbell::ring_any(fleet, Doorbell::Failed).await;
     }
     Ok(())
@@ -81,7 +84,7 @@ async fn plans(fleet: &Fleet, now: DateTime<Utc>) -> Result<(), StoreError> {
         for plan in others {
             fleet.live.touch(plan);
         }
-        fleet.bells.log.notify_one();
+        fleet.bells.log_now.notify_one();
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ impl Store {
                  JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
                       AS k (plan_id, plan_version, kind, step_index, epoch)
                    USING (plan_id, plan_version, kind, step_index)
-                 WHERE s.lease_epoch = k.epoch AND s.state = 'running'
+                 WHERE s.lease_epoch = k.epoch AND s.state || '' = 'running'
                  -- In key order, as settlements and expiries lock: no plan's lock keeps this apart from them.
                  ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
                  FOR NO KEY UPDATE OF s)

@@ -54,7 +54,7 @@ pub use registry::{Registered, Registration, StoredDocument};
 pub use relay::{ClaimedStream, Progress};
 pub use runtime::RuntimeState;
 pub use settle::{Finding, SettleReport, Settled, Settlement};
-pub use sweep::DuePlan;
+pub use sweep::{DuePlan, SweepFindings};
 pub use verdict::{Bound, Conflict};
 pub use view::{AttemptView, Gauges, PlanSummary, PlanView, StepView};
 pub use weight::TenantWeight;

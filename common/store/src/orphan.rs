@@ -33,9 +33,15 @@ impl Store {
                         AS "orphaned!"
              FROM page
              JOIN execution_plan p USING (plan_id, plan_version)
-             JOIN budget_reservation r USING (plan_id, plan_version)
-             JOIN execution_step s USING (plan_id, plan_version, step_index)
-             WHERE (r.action_open OR r.undo_open) AND s.kind = 'action'
+             CROSS JOIN LATERAL (
+                 SELECT * FROM budget_reservation r
+                 WHERE r.plan_id = page.plan_id AND r.plan_version = page.plan_version
+                   AND (r.action_open OR r.undo_open)
+                 -- Keeps the order: first the few that are open, then the step of each.
+                 OFFSET 0) AS r
+             JOIN execution_step s
+               ON s.plan_id = r.plan_id AND s.plan_version = r.plan_version AND s.kind = 'action'
+              AND s.step_index = r.step_index
              GROUP BY page.plan_id, page.plan_version
              ORDER BY page.plan_id, page.plan_version"#,
             after.plan_id,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::PlanKey;
 use dat_plan::event::LoggedEvent;
 use uuid::Uuid;
@@ -49,69 +49,45 @@ impl Store {
         lease: TimeDelta,
         now: DateTime<Utc>,
     ) -> Result<Vec<ClaimedStream>, StoreError> {
-        let claimed = sqlx::query!(
+        // One statement: whoever is woken for what another relay has taken costs the database little.
+        let rows = sqlx::query!(
             r#"WITH behind AS MATERIALIZED (
                  SELECT plan_id, plan_version FROM event_stream
                  WHERE relayed < last_sequence AND relay_until <= $1
-                 ORDER BY relay_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-             UPDATE event_stream AS s SET relay_epoch = relay_epoch + 1, relay_until = $3
-             FROM behind WHERE s.plan_id = behind.plan_id AND s.plan_version = behind.plan_version
-             RETURNING s.plan_id, s.plan_version, s.partition_date, s.relayed, s.relay_epoch"#,
+                 ORDER BY relay_until LIMIT $2 FOR UPDATE SKIP LOCKED),
+             claimed AS (
+                 UPDATE event_stream AS s SET relay_epoch = relay_epoch + 1, relay_until = $3
+                 FROM behind WHERE s.plan_id = behind.plan_id AND s.plan_version = behind.plan_version
+                 RETURNING s.plan_id, s.plan_version, s.partition_date, s.relayed, s.relay_epoch)
+             SELECT k.plan_id AS "stream_id!", k.plan_version AS "stream_version!", k.relay_epoch AS "relay_epoch!",
+                    e.sequence AS "sequence?", e.kind AS "kind?", e.at AS "at?", e.data AS "data?",
+                    coalesce(p.traceparent, '') AS "traceparent!"
+             FROM claimed k
+             LEFT JOIN execution_event e
+               ON e.partition_date = k.partition_date AND e.plan_id = k.plan_id
+              AND e.plan_version = k.plan_version AND e.sequence > k.relayed AND e.sequence <= k.relayed + $4
+             LEFT JOIN execution_plan p ON p.plan_id = k.plan_id AND p.plan_version = k.plan_version
+             ORDER BY k.plan_id, k.plan_version, e.sequence"#,
             now,
             streams,
             now + lease,
-        )
-        .fetch_all(self.pool())
-        .await?;
-        if claimed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<Uuid> = claimed.iter().map(|c| c.plan_id).collect();
-        let versions: Vec<i32> = claimed.iter().map(|c| c.plan_version).collect();
-        let dates: Vec<NaiveDate> = claimed.iter().map(|c| c.partition_date).collect();
-        let after: Vec<i64> = claimed.iter().map(|c| c.relayed).collect();
-        let rows = sqlx::query!(
-            r#"SELECT e.plan_id, e.plan_version, e.sequence, e.kind, e.at, e.data,
-                    coalesce(p.traceparent, '') AS "traceparent!"
-             FROM UNNEST($1::uuid[], $2::integer[], $3::date[], $4::bigint[])
-                  AS k (plan_id, plan_version, partition_date, relayed)
-             JOIN execution_event e
-               ON e.partition_date = k.partition_date AND e.plan_id = k.plan_id
-              AND e.plan_version = k.plan_version AND e.sequence > k.relayed AND e.sequence <= k.relayed + $5
-             LEFT JOIN execution_plan p ON p.plan_id = k.plan_id AND p.plan_version = k.plan_version
-             ORDER BY e.plan_id, e.plan_version, e.sequence"#,
-            &ids,
-            &versions,
-            &dates,
-            &after,
             events,
         )
         .fetch_all(self.pool())
         .await?;
-        let mut found: BTreeMap<PlanKey, ClaimedStream> = claimed
-            .into_iter()
-            .map(|c| {
-                let plan = PlanKey::new(c.plan_id, c.plan_version);
-                let stream = ClaimedStream {
-                    plan,
-                    traceparent: String::new(),
-                    events: Vec::new(),
-                    epoch: c.relay_epoch,
-                };
-                (plan, stream)
-            })
-            .collect();
+        let mut found: BTreeMap<PlanKey, ClaimedStream> = BTreeMap::new();
         for row in rows {
-            let plan = PlanKey::new(row.plan_id, row.plan_version);
-            if let Some(stream) = found.get_mut(&plan) {
-                stream.traceparent = row.traceparent;
-                stream.events.push(LoggedEvent {
-                    plan,
-                    sequence: row.sequence,
-                    kind: row.kind,
-                    at: row.at,
-                    data: row.data,
-                });
+            let plan = PlanKey::new(row.stream_id, row.stream_version);
+            let stream = found.entry(plan).or_insert_with(|| ClaimedStream {
+                plan,
+                traceparent: row.traceparent,
+                events: Vec::new(),
+                epoch: row.relay_epoch,
+            });
+            if let (Some(sequence), Some(kind), Some(at), Some(data)) =
+                (row.sequence, row.kind, row.at, row.data)
+            {
+                stream.events.push(LoggedEvent { plan, sequence, kind, at, data });
             }
         }
         Ok(found.into_values().collect())

@@ -19,6 +19,22 @@ pub struct DuePlan {
     pub state: PlanState,
 }
 
+/// What a look of the sweeper found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent findings of one look")]
+pub struct SweepFindings {
+    /// Leases that ran out.
+    pub expired: bool,
+    /// Plans that are due.
+    pub plans: bool,
+    /// Units that wait for nothing and were left pending.
+    pub stranded: bool,
+    /// Units that are ready and due, unheard.
+    pub ready: bool,
+    /// What waits for the coordinator, unheard.
+    pub undecided: bool,
+}
+
 impl Store {
     /// Plans whose time to be looked at has come, longest due first.
     pub async fn due_plans(&self, limit: i64, now: DateTime<Utc>) -> Result<Vec<DuePlan>, StoreError> {
@@ -94,19 +110,30 @@ impl Store {
         Ok(())
     }
 
-    /// Whether anything is ready and due, and whether anything waits for the coordinator: what a lost doorbell left.
-    pub async fn unheard(&self, now: DateTime<Utc>) -> Result<(bool, bool), StoreError> {
-        let row = sqlx::query!(
-            r#"SELECT EXISTS (SELECT FROM execution_step WHERE state = 'ready' AND not_before <= $1) AS "ready!",
+    /// Whether there is anything to sweep: one look, of a probe of an index each. Of what doorbells tell, only what is
+    /// due since `unheard_since` counts: what is due since a moment ago is about to be heard of.
+    pub async fn look(
+        &self,
+        unheard_since: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<SweepFindings, StoreError> {
+        Ok(sqlx::query_as!(
+            SweepFindings,
+            r#"SELECT EXISTS (SELECT FROM execution_step WHERE state = 'running' AND lease_until <= $2) AS "expired!",
+                    EXISTS (SELECT FROM execution_plan WHERE wake_at <= $2) AS "plans!",
+                    EXISTS (SELECT FROM execution_step s JOIN execution_plan p USING (plan_id, plan_version)
+                            WHERE s.state = 'pending' AND s.waits_for = 0
+                              AND p.state IN ('executing', 'rolling_back')) AS "stranded!",
+                    EXISTS (SELECT FROM execution_step WHERE state = 'ready' AND not_before <= $1) AS "ready!",
                     EXISTS (SELECT FROM execution_step WHERE needs_decision AND not_before <= $1)
                     OR EXISTS (SELECT FROM execution_plan
                                WHERE wake_at <= $1 AND state = 'rolling_back' AND NOT undo_begun)
                         AS "undecided!""#,
+            unheard_since,
             now,
         )
         .fetch_one(self.pool())
-        .await?;
-        Ok((row.ready, row.undecided))
+        .await?)
     }
 
     /// Makes ready what waits for nothing and was left pending. Nothing should ever be; gives how many were.

@@ -45,10 +45,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut after = 0;
         loop {
-            let mut tx = self.begin().await?;
-            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                .execute(&mut *tx)
-                .await?;
+            let mut tx = self.begin_reading().await?;
             let page = sqlx::query!(
                 r#"SELECT a.account_id, a.tenant, a.currency, a.plan_id, a.plan_version,
                         coalesce(a.period || ' ' || a.period_start,
@@ -149,8 +146,7 @@ impl Store {
     /// Follows every account from its beginning: between any two snapshots, and from the last to the present, the
     /// entries, and the changes, add up to the difference. Reads all of the ledger, in one snapshot of the database.
     pub(super) async fn audit_history(&self, report: &mut AuditReport) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+        let mut tx = self.begin_reading().await?;
         // All of history takes as long as it takes.
         sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
         history(&mut tx, report).await

@@ -63,10 +63,7 @@ impl Store {
         let mut after = (Uuid::nil(), -1);
         loop {
             // A page is read as of one moment: the fleet goes on writing.
-            let mut tx = self.begin().await?;
-            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                .execute(&mut *tx)
-                .await?;
+            let mut tx = self.begin_reading().await?;
             let page = sqlx::query!(
                 "SELECT plan_id, plan_version, partition_date, last_sequence, last_hash FROM event_stream
                  WHERE (plan_id, plan_version) > ($1, $2)

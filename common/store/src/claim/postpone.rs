@@ -41,7 +41,7 @@ impl Store {
                              $7::timestamptz[])
                       AS n (plan_id, plan_version, kind, step_index, not_before, reason, rate_slot)
                  JOIN execution_step s USING (plan_id, plan_version, kind, step_index)
-                 WHERE s.state = 'ready' AND s.not_before <= $8
+                 WHERE s.state || '' = 'ready' AND s.not_before <= $8
                  FOR NO KEY UPDATE OF s SKIP LOCKED)
              UPDATE execution_step AS s
              SET not_before = w.not_before, rate_slot = w.rate_slot,

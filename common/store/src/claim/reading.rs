@@ -78,7 +78,7 @@ async fn due_rows(
          FROM execution_step s
          JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[])
               AS k (plan_id, plan_version, kind, step_index) USING (plan_id, plan_version, kind, step_index)
-         WHERE s.state = 'ready' AND s.not_before <= $5
+         WHERE s.state || '' = 'ready' AND s.not_before <= $5
          FOR NO KEY UPDATE OF s SKIP LOCKED"#,
         &ids,
         &versions,

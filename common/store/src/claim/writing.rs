@@ -64,7 +64,7 @@ async fn write_taken(
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[])
               AS n (plan_id, plan_version, kind, step_index, attempt, epoch)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state = 'ready'",
+           AND s.step_index = n.step_index AND s.state || '' = 'ready'",
         &ids,
         &versions,
         &kinds,
@@ -116,7 +116,7 @@ async fn write_counted(
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::jsonb[])
               AS n (plan_id, plan_version, kind, step_index, keys)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state = 'running'",
+           AND s.step_index = n.step_index AND s.state || '' = 'running'",
         &ids,
         &versions,
         &kinds,
@@ -140,7 +140,7 @@ async fn write_waiting(conn: &mut PgConnection, waiting: &[Waiting]) -> Result<(
                      $7::timestamptz[])
               AS n (plan_id, plan_version, kind, step_index, not_before, reason, rate_slot)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state = 'ready'",
+           AND s.step_index = n.step_index AND s.state || '' = 'ready'",
         &ids,
         &versions,
         &kinds,
@@ -170,7 +170,7 @@ async fn write_refused(
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::text[])
               AS n (plan_id, plan_version, kind, step_index, reason)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state = 'ready'",
+           AND s.step_index = n.step_index AND s.state || '' = 'ready'",
         &ids,
         &versions,
         &kinds,
