@@ -124,6 +124,9 @@ async fn what_a_rule_lets_the_fleet_spend_holds_over_tenants_and_can_be_raised()
     for tenant in ["acme", "bolt"] {
         plans.push(producer.submit(&wide("capped", 4).set("tenant", tenant).document()).await);
     }
+    for plan in &plans {
+        producer.wait_for("its steps exist", |e| e.plan == *plan && e.kind == "plan.executing").await;
+    }
     eventually("five steps were paid for, and three wait", async || {
         let (mut done, mut waiting) = (0, 0);
         for plan in &plans {

@@ -1,7 +1,7 @@
 //! Outcomes are committed as they come, grouped by arrival: while one group is in the database the next gathers, so that
 //! a slow step delays nobody and a commit's cost is shared under load (group commit).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ impl Ended {
 /// commit's cost among fewer.
 const FLIGHTS: usize = 2;
 
+/// From so many outcomes of one plan on, they are a group of their own.
+const MANY: usize = 16;
+
 /// What has come and is not in the database yet.
 #[derive(Default)]
 struct Waiting {
@@ -67,9 +70,10 @@ struct Waiting {
 impl Waiting {
     /// The next group: whatever waits of plans that are in no other, at most `most`, in the order in which it came.
     fn take(&mut self, most: usize) -> Vec<Ended> {
+        let apart = self.apart();
         let mut group = Vec::new();
         for one in std::mem::take(&mut self.outcomes) {
-            if group.len() < most && !self.flying.contains(&one.plan()) {
+            if group.len() < most && !self.flying.contains(&one.plan()) && apart != Some(one.plan()) {
                 group.push(one);
             } else {
                 self.outcomes.push(one);
@@ -77,6 +81,16 @@ impl Waiting {
         }
         self.flying.extend(group.iter().map(Ended::plan));
         group
+    }
+
+    /// The plan with the most outcomes, where it has many and others have some: these do not wait until it is written.
+    fn apart(&self) -> Option<PlanKey> {
+        let mut counts: BTreeMap<PlanKey, usize> = BTreeMap::new();
+        for plan in self.outcomes.iter().map(Ended::plan).filter(|plan| !self.flying.contains(plan)) {
+            *counts.entry(plan).or_default() += 1;
+        }
+        let (plan, count) = counts.iter().max_by_key(|(_, count)| **count)?;
+        (counts.len() > 1 && *count > MANY).then_some(*plan)
     }
 
     fn landed(&mut self, plans: &BTreeSet<PlanKey>) {

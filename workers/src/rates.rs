@@ -15,7 +15,7 @@ use crate::windows::reservation_id;
 const SMOOTHED: Duration = Duration::from_secs(2);
 
 /// The longest that turns are gathered for one claim.
-const GATHERED: TimeDelta = TimeDelta::milliseconds(100);
+const GATHERED: TimeDelta = TimeDelta::milliseconds(140);
 
 /// The rates of this fleet.
 pub(crate) struct Rates {

@@ -1,7 +1,7 @@
 //! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
 //! may run next, at most as much as this worker has free slots for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -33,7 +33,11 @@ const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
 /// The most units in one look, where most of those before waited for their limits.
 const LOOK: usize = 512;
 
-/// What a claim did.
+/// From so many units of one tenant on, they are claimed apart from those of others.
+const MANY: usize = 16;
+
+/// What a claim did, the more the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moved {
     /// Nothing: another worker took it, or will.
     Nothing,
@@ -139,7 +143,12 @@ impl Dispatcher {
                 }
             }
             self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
-            let moved = self.claim_batch(batch, free).await?;
+            let (few, many) = apart(batch);
+            let mut moved = self.claim_batch(few, free).await?;
+            if !many.is_empty() {
+                let left = self.free().min(free);
+                moved = moved.max(self.claim_batch(many, left).await?);
+            }
             match moved {
                 Moved::Nothing => return Ok(()),
                 // Thousands wait for one rate: they are given their turns in few looks.
@@ -360,6 +369,20 @@ impl Dispatcher {
             let _ = ended.send(outcome.holding(permit));
         });
     }
+}
+
+/// Takes the tenant with the most units apart, where it has many and others have some: what the others have does not
+/// wait until a large transaction is written.
+fn apart(batch: Candidates) -> (Candidates, Candidates) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (candidate, _) in &batch {
+        *counts.entry(candidate.tenant.as_str()).or_default() += 1;
+    }
+    let largest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > MANY);
+    let Some(largest) = largest.filter(|_| counts.len() > 1).map(|(tenant, _)| (*tenant).to_owned()) else {
+        return (batch, Candidates::new());
+    };
+    batch.into_iter().partition(|(candidate, _)| candidate.tenant != largest)
 }
 
 /// Leaves `free` units that pass, and what waits; gives the rest.
