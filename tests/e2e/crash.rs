@@ -69,10 +69,10 @@ async fn killed_at(point: &str) -> Vec<i32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_before_it_sends_leaves_a_step_that_is_tried_again() {
-    assert_eq!(killed_at("runner.before_send").await, [2, 1], "the attempts that had the effects");
+    assert_eq!(killed_at("runner.send.before").await, [2, 1], "the attempts that had the effects");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_after_the_answer_leaves_an_effect_that_a_probe_finds() {
-    assert_eq!(killed_at("runner.after_answer").await, [1, 1], "the attempts that had the effects");
+    assert_eq!(killed_at("runner.send.after").await, [1, 1], "the attempts that had the effects");
 }

@@ -118,7 +118,7 @@ async fn the_late_outcome_of_a_frozen_worker_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_request_of_a_frozen_worker_is_refused() {
-    let mut fleet = one_worker(Some("runner.before_send:stop:1")).await;
+    let mut fleet = one_worker(Some("runner.send.before:stop:1")).await;
     let (producer, sandbox) = (fleet.producer().await, fleet.sandbox());
     let plan = submit_patient(&producer, "late request").await;
     fleet.worker(0).wait_until_frozen().await;
@@ -139,7 +139,7 @@ async fn the_late_request_of_a_frozen_worker_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_a_frozen_worker_did_not_write_is_found_by_a_probe() {
-    let mut fleet = one_worker(Some("runner.after_answer:stop:1")).await;
+    let mut fleet = one_worker(Some("runner.send.after:stop:1")).await;
     let producer = fleet.producer().await;
     let plan = submit_patient(&producer, "late answer").await;
     fleet.worker(0).wait_until_frozen().await;

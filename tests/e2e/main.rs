@@ -10,6 +10,7 @@ mod crash;
 mod crowd;
 mod documents;
 mod drain;
+mod faults;
 mod foreign_mux;
 mod freeze;
 mod governance;

@@ -155,7 +155,7 @@ async fn what_a_worker_reserved_in_a_window_and_never_claimed_is_taken_back() {
     let redis = PrivateRedis::start().await;
     let mut fleet = fleet(&redis, Some(100), 0).await;
     let producer = fleet.producer().await;
-    let dies = ("DAT_FAULT".to_owned(), "claim.after_windows:kill:1".to_owned());
+    let dies = ("DAT_FAULT".to_owned(), "windows.reserve.after:kill:1".to_owned());
     // Nothing else of it acts, so that it is filled before it asks.
     let other = fleet
         .spawn_worker(&WorkerOptions { environment: vec![at(&redis)], ..WorkerOptions::role("sweeper") })

@@ -98,6 +98,21 @@ impl Fleet {
 
     /// Starts one more worker; gives its number.
     pub async fn spawn_worker(&mut self, options: &WorkerOptions) -> usize {
+        let number = self.launch_worker(options);
+        let worker = &mut self.workers[number];
+        let ready = worker.ready().await;
+        assert!(ready, "a worker ended: {}", worker.last_words());
+        number
+    }
+
+    /// Starts one more worker, which may end before it is ready; gives its number.
+    pub async fn spawn_doomed(&mut self, options: &WorkerOptions) -> usize {
+        let number = self.launch_worker(options);
+        self.workers[number].ready().await;
+        number
+    }
+
+    fn launch_worker(&mut self, options: &WorkerOptions) -> usize {
         let number = self.workers.len();
         let name = format!("w{number}");
         let mut arguments = words(&["worker", "--listen", "127.0.0.1:0", "--name", &name]);
@@ -107,7 +122,7 @@ impl Fleet {
         let mut environment = self.realm.environment();
         environment.push(("DAT_CONFIG".to_owned(), self.settings.display().to_string()));
         environment.extend(options.environment.iter().cloned());
-        self.workers.push(Process::start(&name, &self.logs, &arguments, &environment).await);
+        self.workers.push(Process::launch(&name, &self.logs, &arguments, &environment));
         number
     }
 

@@ -41,20 +41,37 @@ impl Process {
         arguments: &[String],
         environment: &[(String, String)],
     ) -> Self {
+        let mut process = Self::launch(name, folder, arguments, environment);
+        let ready = process.ready().await;
+        assert!(ready, "{name} ended: {}", process.last_words());
+        process
+    }
+
+    /// Starts it.
+    pub(crate) fn launch(
+        name: &str,
+        folder: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).expect("a log file");
         let mut command = dat(arguments, environment);
-        let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().expect("dat starts");
-        let stdout = child.stdout.take().expect("it is piped");
-        let mut process = Self { name: name.to_owned(), log, url: String::new(), child };
+        let child = command.stdout(Stdio::piped()).stderr(file).spawn().expect("dat starts");
+        Self { name: name.to_owned(), log, url: String::new(), child }
+    }
+
+    /// Waits until it says that it is ready, or has ended; gives which.
+    pub(crate) async fn ready(&mut self) -> bool {
+        let name = &self.name;
+        let stdout = self.child.stdout.take().expect("it is piped, and asked once");
         let mut lines = BufReader::new(stdout).lines();
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let line =
-            line.unwrap_or_else(|late| panic!("{name} is not ready, {late}: {}", process.last_words()));
-        let line = line.expect("its output can be read");
-        let line = line.unwrap_or_else(|| panic!("{name} ended: {}", process.last_words()));
-        process.url = line.strip_prefix(READY).unwrap_or_else(|| panic!("{name} said {line}")).to_owned();
-        process
+        let line = line.unwrap_or_else(|late| panic!("{name} is not ready, {late}: {}", self.last_words()));
+        let Some(line) = line.expect("its output can be read") else { return false };
+        let url = line.strip_prefix(READY).unwrap_or_else(|| panic!("{name} said {line}"));
+        url.clone_into(&mut self.url);
+        true
     }
 
     /// Its name in this test, and of its log.

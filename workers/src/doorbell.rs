@@ -71,7 +71,7 @@ async fn publish(fleet: &Fleet, messages: Vec<Message>) {
     if messages.is_empty() {
         return;
     }
-    if let Err(error) = fleet.publisher.publish_all(messages).await {
+    if let Err(error) = dat_fault::around("doorbell", fleet.publisher.publish_all(messages)).await {
         tracing::warn!(%error, "a doorbell was not rung; the sweeper will");
     }
 }

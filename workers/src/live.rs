@@ -64,7 +64,7 @@ impl LiveWriter {
             }
         };
         let live: Vec<LivePlan> = summaries.into_iter().map(live_plan).collect();
-        if let Err(away) = self.plans.put_all(&live).await {
+        if let Err(away) = dat_fault::around("live", self.plans.put_all(&live)).await {
             tracing::debug!(%away, "no live states of plans");
         }
     }

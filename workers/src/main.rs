@@ -9,7 +9,6 @@ mod cli;
 mod control;
 mod documents;
 mod doorbell;
-mod fault;
 mod fleet;
 mod guard;
 mod health;

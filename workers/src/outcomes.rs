@@ -247,8 +247,8 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
     }
     if report.ended.is_empty() { &fleet.bells.log } else { &fleet.bells.log_now }.notify_one();
     ring(fleet, dispatcher, &report).await;
-    fleet.windows.settle(&used).await;
-    fleet.limits.copy(&report.accounts).await;
+    dat_fault::around("windows.settle", fleet.windows.settle(&used)).await;
+    dat_fault::around("settle.copies", fleet.limits.copy(&report.accounts)).await;
 }
 
 /// What became ready is first for this worker, which has the plan at hand; what it has no slots for is rung on the

@@ -207,7 +207,7 @@ async fn copies(fleet: &Fleet, after: PlanKey) -> Result<(), Unfinished> {
         fleet.limits.copies().remove(&of_none).await?;
         fleet.metrics.drift("copy", of_none.len());
     }
-    Ok(fleet.limits.copies().put_all(&rows).await?)
+    Ok(dat_fault::around("reconciler.copies", fleet.limits.copies().put_all(&rows)).await?)
 }
 
 /// What is open in Redis for so long that its claim has committed or never will: settled where PostgreSQL has settled
@@ -230,7 +230,7 @@ async fn window_reservations(fleet: &Fleet) -> Result<(), Unfinished> {
             None => unknown.push(id),
         }
     }
-    let mended = fleet.windows.mend(&settled, &unknown).await?;
+    let mended = dat_fault::around("reconciler.mend", fleet.windows.mend(&settled, &unknown)).await?;
     if mended > 0 {
         tracing::warn!(mended, "token windows held what was settled or never claimed");
         fleet.bells.dispatch.ring();

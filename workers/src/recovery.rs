@@ -61,14 +61,13 @@ pub(crate) async fn fill(fleet: &Fleet, seen: RuntimeState, cause: Cause) -> Res
         (cause == Cause::Lost).then_some("Redis lost what it held: totals stand, token windows are closed");
     let Some(era) = fleet.store.begin_era(seen, loss, &fleet.name, LEASE, now).await? else { return Ok(()) };
     fleet.bells.log_now.notify_one();
-    crate::fault::point("recovery.before_fill");
     // Read after the era began: whatever was claimed under an earlier one is in it.
     let usage = if fleet.windows.configured().is_empty() {
         Vec::new()
     } else {
         fleet.store.token_usage(now - LONGEST_WINDOW).await?
     };
-    match fleet.windows.fill(era, &usage).await {
+    match dat_fault::around("windows.fill", fleet.windows.fill(era, &usage)).await {
         Ok((true, entries)) => ended(fleet, era, cause, Some(entries)).await,
         Ok((false, _)) => Ok(()),
         Err(away) => {

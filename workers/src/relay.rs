@@ -105,7 +105,6 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
     if streams.is_empty() {
         return Ok(Round { published: 0, more: false });
     }
-    crate::fault::point("relay.before_publish");
     // Which messages an event became: an event counts when all of them were confirmed.
     let mut messages = Vec::new();
     let mut of_event: BTreeMap<(usize, usize), std::ops::Range<usize>> = BTreeMap::new();
@@ -116,11 +115,10 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
             of_event.insert((place, index), first..messages.len());
         }
     }
-    let receipts = fleet.publisher.publish_all(messages).await;
+    let receipts = dat_fault::around("relay.publish", fleet.publisher.publish_all(messages)).await;
     if let Err(error) = &receipts {
         log_failure(error);
     }
-    crate::fault::point("relay.after_publish");
     let confirmed = |place: usize, index: usize| {
         let Ok(receipts) = &receipts else { return false };
         of_event

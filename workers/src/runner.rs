@@ -134,14 +134,13 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
     if !claimed.lease.holds(fleet.now()) {
         return not_sent("the lease ran out before the request was sent");
     }
-    crate::fault::point("runner.before_send");
-    let answer = connector.act(call).await;
-    crate::fault::point("runner.after_answer");
+    let answer = dat_fault::around("runner.send", connector.act(call)).await;
     if let Answer::Error { retry_after_ms, .. } = &answer
         && *retry_after_ms > 0
     {
         let wait = Duration::from_millis(*retry_after_ms).min(LONGEST_PAUSE);
-        fleet.limits.later(&claimed.tenant, spec.connector, spec.action, wait).await;
+        let lane = fleet.limits.later(&claimed.tenant, spec.connector, spec.action, wait);
+        dat_fault::around("rate.later", lane).await;
     }
     judge(fleet, plan, claimed, parameters, answer)
 }

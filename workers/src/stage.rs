@@ -124,7 +124,7 @@ async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: 
                         Disposition::Park(reason) => parked.push((delivery, reason)),
                     }
                 }
-                consumer.ack(&done);
+                dat_fault::around_call("ack", || consumer.ack(&done));
                 fleet.bells.log_now.notify_one();
             }
             Committed::Refused(error) if group.len() == 1 => {
@@ -145,7 +145,7 @@ async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: 
         if !park(fleet, stage, &delivery, &reason).await {
             return;
         }
-        consumer.ack(&[delivery.token]);
+        dat_fault::around_call("park.ack", || consumer.ack(&[delivery.token]));
     }
 }
 
@@ -218,7 +218,7 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
     fleet.bells.log_now.notify_one();
     let mut dead = dead_letter(fleet, queue.name(), message, parked);
     loop {
-        match fleet.publisher.publish(dead.clone()).await {
+        match dat_fault::around("park", fleet.publisher.publish(dead.clone())).await {
             Ok(receipt) if receipt.is_confirmed() => return true,
             Ok(receipt) => tracing::warn!(?receipt, "a dead letter was not taken; trying again"),
             Err(PublishError::Malformed(error)) => {

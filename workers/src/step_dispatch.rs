@@ -185,15 +185,14 @@ impl Dispatcher {
     async fn claim_batch(&self, mut batch: Candidates, free: usize) -> Result<Moved, StoreError> {
         let fleet = &*self.fleet;
         let now = fleet.now();
-        let mut said = fleet.limits.ask(&batch, &fleet.operators, now).await;
+        let mut said = dat_fault::around("rate.ask", fleet.limits.ask(&batch, &fleet.operators, now)).await;
         let beyond = cut(&mut said, &mut batch, free);
-        fleet.limits.give_back(&fleet.operators, beyond.iter()).await;
+        dat_fault::around("rate.cut", fleet.limits.give_back(&fleet.operators, beyond.iter())).await;
         let batch = &batch;
-        let reserved = fleet.windows.ask(batch, &mut said, now).await;
+        let reserved = dat_fault::around("windows.reserve", fleet.windows.ask(batch, &mut said, now)).await;
         if reserved.lost {
             recovery::look(fleet).await?;
         }
-        crate::fault::point("claim.after_windows");
         let waits = self.wake_for(&said, batch);
         // Who waits for its own turn keeps it.
         let keeps: BTreeSet<UnitKey> = said
@@ -242,7 +241,7 @@ impl Dispatcher {
             }
         };
         let taken = |unit| report.claimed.iter().any(|claimed| claimed.lease.unit == unit);
-        fleet.windows.give_back(&reserved, taken).await;
+        dat_fault::around("windows.give_back", fleet.windows.give_back(&reserved, taken)).await;
         if report.stale > 0 {
             // An operator has set other rules since; what they concern is due still.
             fleet.operators.refresh(&fleet.store).await?;
@@ -257,7 +256,7 @@ impl Dispatcher {
             !keeps.contains(&candidate.unit)
                 && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
         });
-        fleet.limits.give_back(&fleet.operators, put_off).await;
+        dat_fault::around("rate.give_back", fleet.limits.give_back(&fleet.operators, put_off)).await;
         let taken = report.claimed.len() + report.refused.len() + report.stale;
         let moved = match (taken, report.deferred) {
             (0, 0) => Moved::Nothing,
@@ -353,7 +352,7 @@ impl Dispatcher {
         if logged {
             fleet.bells.log.notify_one();
         }
-        fleet.limits.copy(&report.accounts).await;
+        dat_fault::around("claim.copies", fleet.limits.copy(&report.accounts)).await;
         doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
     }
 

@@ -237,7 +237,10 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let timeout = spec.map_or(0, |s| s.timeout_ms);
     let not_after = probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
     let answer = match fleet.connectors.get(&connector_name) {
-        Some(connector) => connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT).await,
+        Some(connector) => {
+            let asked = connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT);
+            dat_fault::around("probe.send", asked).await
+        }
         None => {
             ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false }
         }

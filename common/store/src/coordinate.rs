@@ -150,7 +150,7 @@ impl Store {
         }
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("rule", tx.commit()).await?;
         report.touched = plans.into_keys().collect();
         Ok(report)
     }
@@ -212,7 +212,7 @@ impl Store {
         ledger.write(&mut tx).await?;
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("undo.begin", tx.commit()).await?;
         report.touched = plans.into_keys().collect();
         Ok(report)
     }

@@ -65,8 +65,10 @@ pub struct Probe {
 impl Store {
     /// Renews leases, in a column that no index sees. Gives those that were lost meanwhile.
     pub async fn renew(&self, leases: &[Lease], until: DateTime<Utc>) -> Result<Vec<UnitKey>, StoreError> {
-        let rows = sqlx::query!(
-            "WITH held AS MATERIALIZED (
+        let rows = dat_fault::around(
+            "lease.renew",
+            sqlx::query!(
+                "WITH held AS MATERIALIZED (
                  SELECT s.plan_id, s.plan_version, s.kind, s.step_index
                  FROM execution_step s
                  JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[])
@@ -81,14 +83,15 @@ impl Store {
              WHERE s.plan_id = held.plan_id AND s.plan_version = held.plan_version AND s.kind = held.kind
                AND s.step_index = held.step_index
              RETURNING s.plan_id, s.plan_version, s.kind, s.step_index",
-            &leases.iter().map(|l| l.unit.plan.plan_id).collect::<Vec<_>>(),
-            &leases.iter().map(|l| l.unit.plan.plan_version).collect::<Vec<_>>(),
-            &leases.iter().map(|l| l.unit.kind.as_str().to_owned()).collect::<Vec<_>>(),
-            &leases.iter().map(|l| l.unit.index).collect::<Vec<_>>(),
-            &leases.iter().map(|l| l.epoch).collect::<Vec<_>>(),
-            until,
+                &leases.iter().map(|l| l.unit.plan.plan_id).collect::<Vec<_>>(),
+                &leases.iter().map(|l| l.unit.plan.plan_version).collect::<Vec<_>>(),
+                &leases.iter().map(|l| l.unit.kind.as_str().to_owned()).collect::<Vec<_>>(),
+                &leases.iter().map(|l| l.unit.index).collect::<Vec<_>>(),
+                &leases.iter().map(|l| l.epoch).collect::<Vec<_>>(),
+                until,
+            )
+            .fetch_all(self.pool()),
         )
-        .fetch_all(self.pool())
         .await?;
         let mut kept = std::collections::BTreeSet::new();
         for row in rows {
@@ -162,7 +165,7 @@ impl Store {
             expired.push(ExpiredLease { unit: UnitKey { plan, kind, index: row.step_index }, worker });
         }
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("lease.expire", tx.commit()).await?;
         Ok(expired)
     }
 
@@ -217,7 +220,7 @@ impl Store {
         )
         .fetch_all(&mut *tx)
         .await?;
-        tx.commit().await?;
+        dat_fault::around("probe.claim", tx.commit()).await?;
         rows.into_iter()
             .map(|row| {
                 let plan = PlanKey::new(row.plan_id, row.plan_version);

@@ -101,7 +101,7 @@ impl Store {
             .collect();
         ledger.write(&mut tx).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("orphan", tx.commit()).await?;
         Ok(closed)
     }
 }

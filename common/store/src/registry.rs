@@ -110,7 +110,7 @@ impl Store {
         .into_iter()
         .map(|row| (PlanKey::new(row.plan_id, row.plan_version), row.plan_hash))
         .collect();
-        tx.commit().await?;
+        dat_fault::around("register", tx.commit()).await?;
 
         Ok(submissions
             .iter()
@@ -162,7 +162,7 @@ impl Store {
     pub async fn record_refused(&self, events: &[NewEvent]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         event_log::append(&mut tx, events).await?;
-        tx.commit().await?;
+        dat_fault::around("refused", tx.commit()).await?;
         Ok(())
     }
 }

@@ -50,7 +50,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Vec<ClaimedStream>, StoreError> {
         // One statement: whoever is woken for what another relay has taken costs the database little.
-        let rows = sqlx::query!(
+        let rows = dat_fault::around("relay.claim", sqlx::query!(
             r#"WITH behind AS MATERIALIZED (
                  SELECT plan_id, plan_version FROM event_stream
                  WHERE relayed < last_sequence AND relay_until <= $1
@@ -73,7 +73,7 @@ impl Store {
             now + lease,
             events,
         )
-        .fetch_all(self.pool())
+        .fetch_all(self.pool()))
         .await?;
         let mut found: BTreeMap<PlanKey, ClaimedStream> = BTreeMap::new();
         for row in rows {
@@ -123,7 +123,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        tx.commit().await?;
+        dat_fault::around("relay.record", tx.commit()).await?;
         Ok(recorded.rows_affected())
     }
 

@@ -78,15 +78,18 @@ impl Store {
                 .because(reason);
             event_log::append(&mut tx, &[event]).await?;
         }
-        tx.commit().await?;
+        dat_fault::around("runtime.begin", tx.commit()).await?;
         Ok(Some(begun.era))
     }
 
     /// This worker could not fill the era: another attempt need not wait until its time is over.
     pub async fn abandon_era(&self, era: i64) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE runtime_state SET rebuilding_until = 'epoch' WHERE era = $1", era)
-            .execute(self.pool())
-            .await?;
+        dat_fault::around(
+            "runtime.abandon",
+            sqlx::query!("UPDATE runtime_state SET rebuilding_until = 'epoch' WHERE era = $1", era)
+                .execute(self.pool()),
+        )
+        .await?;
         Ok(())
     }
 
@@ -120,15 +123,18 @@ impl Store {
             }
             event_log::append(&mut tx, &[event]).await?;
         }
-        tx.commit().await?;
+        dat_fault::around("runtime.end", tx.commit()).await?;
         Ok(lost_at)
     }
 
     /// Takes the turn to reconcile, if it is due; the next is due at `next`.
     pub async fn take_turn(&self, next: DateTime<Utc>, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let taken = sqlx::query!("UPDATE reconciler_turn SET next_at = $1 WHERE next_at <= $2", next, now)
-            .execute(self.pool())
-            .await?;
+        let taken = dat_fault::around(
+            "reconciler.turn",
+            sqlx::query!("UPDATE reconciler_turn SET next_at = $1 WHERE next_at <= $2", next, now)
+                .execute(self.pool()),
+        )
+        .await?;
         Ok(taken.rows_affected() == 1)
     }
 }

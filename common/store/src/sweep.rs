@@ -85,7 +85,7 @@ impl Store {
         let stopped = events.iter().filter(|e| matches!(e.kind, EventKind::Plan(_))).count();
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("sweep.stop", tx.commit()).await?;
         Ok(stopped)
     }
 
@@ -106,7 +106,7 @@ impl Store {
         }
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("sweep.abort", tx.commit()).await?;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Store {
                 .push(plan.event(kind, now).step(&row.step_key, 0).because("found stranded by the sweeper"));
         }
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("sweep.release", tx.commit()).await?;
         Ok(rows.len())
     }
 

@@ -87,7 +87,7 @@ impl Store {
         }
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        tx.commit().await?;
+        dat_fault::around("verdict", tx.commit()).await?;
         Ok(answers)
     }
 }

@@ -47,8 +47,10 @@ impl Store {
     /// Rolls up tenants' accounts whose period turned and which moved since they were rolled up last: at most `limit`,
     /// of the last two periods of each kind. Gives how many.
     pub async fn roll_up_turned(&self, limit: i64, now: DateTime<Utc>) -> Result<u64, StoreError> {
-        let taken = sqlx::query!(
-            "WITH turned AS MATERIALIZED (
+        let taken = dat_fault::around(
+            "snapshot.turned",
+            sqlx::query!(
+                "WITH turned AS MATERIALIZED (
                  SELECT a.* FROM budget_account a
                  WHERE a.period IS NOT NULL
                    AND a.period_start < date_trunc(a.period, $1::timestamptz AT TIME ZONE 'UTC')::date
@@ -65,10 +67,11 @@ impl Store {
              SELECT 'rolled_up', account_id, version, limit_amount, settled, reserved, overrun, currency, $1
              FROM turned
              ON CONFLICT DO NOTHING",
-            now,
-            limit,
+                now,
+                limit,
+            )
+            .execute(self.pool()),
         )
-        .execute(self.pool())
         .await?;
         Ok(taken.rows_affected())
     }

@@ -76,7 +76,7 @@ impl Store {
         }
         claim.settle_refusals(&mut tx).await?;
         claim.write(&mut tx).await?;
-        tx.commit().await?;
+        dat_fault::around("claim", tx.commit()).await?;
         claim.report.accounts = claim.ledger.views();
         Ok(Some(claim.report))
     }

@@ -34,7 +34,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let (ids, versions, kinds, indexes) = unit_columns(postponed.iter().map(|p| &p.unit));
-        sqlx::query!(
+        dat_fault::around("postpone", sqlx::query!(
             "WITH waiting AS MATERIALIZED (
                  SELECT s.plan_id, s.plan_version, s.kind, s.step_index, n.not_before, n.reason, n.rate_slot
                  FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::timestamptz[], $6::text[],
@@ -61,7 +61,7 @@ impl Store {
             now,
             BUDGET_WAIT,
         )
-        .fetch_all(self.pool())
+        .fetch_all(self.pool()))
         .await?
         .into_iter()
         .map(|row| {

@@ -57,7 +57,7 @@ impl Store {
             group.report.settled.push(settled);
         }
         group.write(&mut tx).await?;
-        tx.commit().await?;
+        dat_fault::around("settle", tx.commit()).await?;
         group.report.accounts = group.ledger.views();
         Ok(group.report)
     }

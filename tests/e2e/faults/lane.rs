@@ -1,0 +1,135 @@
+//! One fleet on which workers are killed, one case after the other.
+
+use std::collections::BTreeMap;
+
+use dat_plan::PlanKey;
+use dat_tests::{EndState, Fleet, FleetOptions, Producer, Submission, WorkerOptions};
+use dat_topology::{Exchange, key};
+
+use super::scenario::{self, Story};
+
+/// Short leases, a rate and a token window that let everything pass that there is.
+const SETTINGS: &str = "[worker]\nlease_ms = 1000\nsweep_ms = 50\nconnections = 4\n\
+    [[rate]]\nconnector = \"mux\"\ncount = 50\nperiod_ms = 1000\nburst = 4\n\
+    [[token_window]]\nconnector = \"mux\"\nperiod = \"hour\"\nlimit = 100000000\n";
+
+/// Workers to be killed one after the other, each as `DAT_FAULT` says; then one that lives.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub(super) kills: Vec<String>,
+    pub(super) scenarios: Vec<&'static str>,
+}
+
+/// A fleet without a worker.
+pub(super) struct Lane {
+    fleet: Fleet,
+    producer: Producer,
+    expected: BTreeMap<&'static str, Story>,
+    pub(super) kills: usize,
+}
+
+/// How often each point was passed.
+pub(super) type Trace = BTreeMap<String, u64>;
+
+impl Lane {
+    /// Starts the fleet and learns, from a run in which nobody dies, what must come of each scenario.
+    pub(super) async fn start() -> (Self, Trace) {
+        let options = FleetOptions { workers: 0, settings: SETTINGS.to_owned(), ..FleetOptions::default() };
+        let fleet = Fleet::start(options).await;
+        let producer = fleet.producer().await;
+        let mut lane = Self { fleet, producer, expected: BTreeMap::new(), kills: 0 };
+        let (worker, path) = lane.traced("undisturbed").await;
+        let plans = lane.submit(&scenario::NAMES).await;
+        for (name, plan) in &plans {
+            let end = lane.producer.wait_for_end(*plan).await;
+            lane.expected.insert(name, scenario::story(&lane.fleet, *plan, &end).await);
+        }
+        lane.fleet.worker(worker).kill().await;
+        (lane, read(&path))
+    }
+
+    /// What is passed after a worker was killed, by the one that goes on.
+    pub(super) async fn recovery(&mut self, kill: &str) -> Trace {
+        let doomed = self.doomed(kill).await;
+        let plans = self.submit(&scenario::NAMES).await;
+        self.fleet.worker(doomed).exit().await;
+        let (worker, path) = self.traced("recovery").await;
+        self.check(&plans, kill).await;
+        self.fleet.worker(worker).kill().await;
+        self.kills += 1;
+        read(&path)
+    }
+
+    /// Runs a case; gives whether every kill of it happened.
+    pub(super) async fn run(&mut self, case: &Case) -> bool {
+        let mut plans = Vec::new();
+        let mut killed = 0;
+        for kill in &case.kills {
+            let doomed = self.doomed(kill).await;
+            if plans.is_empty() {
+                plans = self.submit(&case.scenarios).await;
+            }
+            let all: Vec<PlanKey> = plans.iter().map(|(_, plan)| *plan).collect();
+            tokio::select! {
+                biased;
+                _ = self.fleet.worker(doomed).exit() => killed += 1,
+                _ = self.producer.wait_for_ends(&all) => {
+                    self.fleet.worker(doomed).kill().await;
+                    break;
+                }
+            }
+        }
+        let survivor = self.fleet.spawn_worker(&WorkerOptions::default()).await;
+        self.check(&plans, &format!("{case:?}")).await;
+        self.fleet.worker(survivor).kill().await;
+        self.kills += killed;
+        killed == case.kills.len()
+    }
+
+    /// What must hold of everything that ran here.
+    pub(super) async fn finish(mut self) -> usize {
+        // FLO and PTE may still have to be told.
+        self.fleet.spawn_worker(&WorkerOptions::default()).await;
+        self.fleet.check_everything().await;
+        self.kills
+    }
+
+    async fn check(&self, plans: &[(&'static str, PlanKey)], what: &str) {
+        for (name, plan) in plans {
+            let end: EndState = self.producer.wait_for_end(*plan).await;
+            let found = scenario::story(&self.fleet, *plan, &end).await;
+            assert_eq!(found, self.expected[name], "{what}, {name} {plan}:\n{}", end.story());
+        }
+    }
+
+    async fn submit(&self, names: &[&'static str]) -> Vec<(&'static str, PlanKey)> {
+        // One that cannot be read besides: it is parked, and blocks nothing.
+        let unreadable = Submission { body: b"{".to_vec(), message_id: None };
+        self.producer.publish(Exchange::Plans, key::PLAN_SUBMITTED, unreadable).await;
+        let mut plans = Vec::new();
+        for name in names {
+            plans.push((*name, self.producer.submit(&scenario::document(name)).await));
+        }
+        plans
+    }
+
+    async fn doomed(&mut self, kill: &str) -> usize {
+        let environment = vec![("DAT_FAULT".to_owned(), kill.to_owned())];
+        self.fleet.spawn_doomed(&WorkerOptions { environment, ..WorkerOptions::default() }).await
+    }
+
+    async fn traced(&mut self, name: &str) -> (usize, String) {
+        let path = self.fleet.file(&format!("{name}.trace"), "");
+        let environment = vec![("DAT_FAULT_TRACE".to_owned(), path.clone())];
+        let options = WorkerOptions { environment, ..WorkerOptions::default() };
+        (self.fleet.spawn_worker(&options).await, path)
+    }
+}
+
+fn read(path: &str) -> Trace {
+    let mut trace = Trace::new();
+    for line in std::fs::read_to_string(path).expect("a trace").lines() {
+        *trace.entry(line.to_owned()).or_default() += 1;
+    }
+    trace
+}

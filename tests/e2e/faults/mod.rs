@@ -1,0 +1,153 @@
+//! A worker that dies before or after any write or send, once and twice: every plan ends as it would have, with the
+//! same effects, ledger and lasting events.
+//!
+//! `make test` kills once at each point; `make faults` at each passing of each point, once and twice, with the scenarios
+//! together and each alone, up to `DAT_TEST_KILLS` kills.
+
+mod lane;
+mod points;
+mod scenario;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+
+use lane::{Case, Lane, Trace};
+
+/// Points that these scenarios do not pass, and the tests that are about what they write.
+const ELSEWHERE: [(&str, &str); 9] = [
+    ("sweep.stop", "dat-store::store deadlines and expiry; e2e governance"),
+    ("sweep.abort", "dat-store::store admission::what_was_not_approved_or_can_never_pass_is_aborted"),
+    ("sweep.release", "never passed: nothing is ever left stranded"),
+    ("orphan", "e2e reconcile"),
+    ("runtime.abandon", "e2e redis_loss"),
+    ("snapshot.turned", "dat-store::store ledger"),
+    ("rate.later", "e2e rates"),
+    ("rate.cut", "e2e rates, 20,000 waiting"),
+    ("reconciler.mend", "e2e reconcile"),
+];
+
+/// Where a first worker dies so that a second has something to recover.
+const LEFT_RUNNING: &str = "runner.send.after:kill:3";
+
+/// Fleets side by side.
+const LANES: usize = 3;
+
+#[test]
+fn nothing_writes_or_sends_without_a_point() {
+    let bare = points::bare();
+    assert!(bare.is_empty(), "write or send within dat_fault::around: {bare:#?}");
+    assert!(points::names().len() > 30, "{:?}", points::names());
+}
+
+#[expect(clippy::print_stdout, reason = "the figure that make faults is asked for")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
+    let full = std::env::var("DAT_TEST_KILLS").ok().and_then(|kills| kills.parse::<usize>().ok());
+    let starts = join_all((0..LANES).map(|_| Lane::start())).await;
+    let (mut lanes, traces): (Vec<Lane>, Vec<Trace>) = starts.into_iter().unzip();
+    let recovery = lanes[0].recovery(LEFT_RUNNING).await;
+    let undisturbed = most(traces);
+    let elsewhere: BTreeSet<&str> = ELSEWHERE.iter().map(|(point, _)| *point).collect();
+    let unknown: Vec<String> = points::names()
+        .into_iter()
+        .filter(|name| !elsewhere.contains(name.as_str()))
+        .filter(|name| {
+            let before = format!("{name}.before");
+            !undisturbed.contains_key(&before) && !recovery.contains_key(&before)
+        })
+        .collect();
+    assert!(unknown.is_empty(), "no scenario passes {unknown:?}: add one, or say in ELSEWHERE what tests it");
+    let cases = if full.is_some() { product(&undisturbed, &recovery) } else { once(&undisturbed, &recovery) };
+    let most = full.unwrap_or(usize::MAX);
+    let queue = Arc::new(Mutex::new(cases.into_iter()));
+    let runs = lanes.into_iter().map(|mut lane| {
+        let queue = Arc::clone(&queue);
+        async move {
+            let mut unreached = Vec::new();
+            while lane.kills < most / LANES {
+                let Some(case) = queue.lock().await.next() else { break };
+                // Where a point is passed is a matter of time for some; that one has been is none.
+                let reached = lane.run(&case).await || full.is_some() || {
+                    let first = case.kills.iter().map(|kill| at_first(kill)).collect();
+                    let again = Case { kills: first, ..case.clone() };
+                    lane.run(&again).await || lane.run(&again).await
+                };
+                if !reached {
+                    unreached.push(case);
+                }
+            }
+            (lane.finish().await, unreached)
+        }
+    });
+    let done = join_all(runs).await;
+    let kills: usize = done.iter().map(|(kills, _)| kills).sum();
+    let unreached: Vec<Case> = done.into_iter().flat_map(|(_, unreached)| unreached).collect();
+    println!("{kills} workers killed");
+    assert!(unreached.is_empty(), "nobody died at {unreached:#?}");
+}
+
+fn most(traces: Vec<Trace>) -> Trace {
+    let mut most = Trace::new();
+    for (point, count) in traces.into_iter().flatten() {
+        let seen = most.entry(point).or_default();
+        *seen = count.max(*seen);
+    }
+    most
+}
+
+/// Each point once, in the middle of what passes it.
+fn once(undisturbed: &Trace, recovery: &Trace) -> Vec<Case> {
+    let scenarios = scenario::NAMES.to_vec();
+    let plain = undisturbed.iter().map(|(point, count)| Case {
+        kills: vec![format!("{point}:kill:{}", count.div_ceil(2))],
+        scenarios: scenarios.clone(),
+    });
+    let recovering = only(recovery, undisturbed).map(|(point, _)| Case {
+        kills: vec![LEFT_RUNNING.to_owned(), format!("{point}:kill:1")],
+        scenarios: scenarios.clone(),
+    });
+    plain.chain(recovering).collect()
+}
+
+/// Points that only recovery passes.
+fn only<'a>(recovery: &'a Trace, undisturbed: &'a Trace) -> impl Iterator<Item = (&'a String, &'a u64)> {
+    recovery.iter().filter(|(point, _)| !undisturbed.contains_key(*point))
+}
+
+/// Each passing of each point, once and twice, with the scenarios together and each alone; what differs most from each
+/// other first, so that a part of it is worth most.
+fn product(undisturbed: &Trace, recovery: &Trace) -> Vec<Case> {
+    let mut sets: Vec<Vec<&'static str>> = vec![scenario::NAMES.to_vec()];
+    sets.extend(scenario::NAMES.map(|name| vec![name]));
+    let points: BTreeMap<&String, &u64> = undisturbed.iter().chain(only(recovery, undisturbed)).collect();
+    let deepest = points.values().map(|count| **count).max().unwrap_or(0);
+    let mut cases = Vec::new();
+    for nth in 1..=deepest {
+        for scenarios in &sets {
+            for twice in [false, true] {
+                for (point, count) in &points {
+                    if nth > **count {
+                        continue;
+                    }
+                    let mut kills = vec![format!("{point}:kill:{nth}")];
+                    if !undisturbed.contains_key(*point) {
+                        kills.insert(0, LEFT_RUNNING.to_owned());
+                    }
+                    if twice {
+                        kills.push(format!("{point}:kill:1"));
+                    }
+                    cases.push(Case { kills, scenarios: scenarios.clone() });
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// The same kill at the first passing.
+fn at_first(kill: &str) -> String {
+    kill.rsplit_once(':').map_or_else(|| kill.to_owned(), |(point, _)| format!("{point}:1"))
+}
