@@ -83,6 +83,11 @@ soak: ## Throw the dice of the books' property test 2,000 times
 	@$(CARGO) test --no-run --quiet --locked --package dat-tests --test e2e
 	@DAT_TEST_CASES=2000 $(WITH_STACK) $(CARGO) test --locked --package dat-tests --test e2e -- --nocapture a_random_fleet_keeps_its_books
 
+.PHONY: faults
+faults: ## Kill workers at every passing of every write and send, once and twice: DAT_TEST_KILLS=10000 of them
+	@$(CARGO) test --no-run --quiet --locked --workspace $(FAULTS)
+	@DAT_TEST_KILLS=$${DAT_TEST_KILLS:-10000} $(WITH_STACK) $(CARGO) test --locked --workspace $(FAULTS) --test e2e -- --nocapture faults::
+
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
 	@topology/stack/up

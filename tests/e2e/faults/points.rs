@@ -9,8 +9,14 @@ const OPERATORS: [&str; 4] = ["control.rs", "weight.rs", "constraint_set.rs", "v
 
 /// What writes or sends, in the store and in the workers.
 const STORE_WRITES: [&str; 1] = [".commit()"];
-const WORKER_SENDS: [&str; 5] =
-    ["publisher.publish", "consumer.ack(", "connector.act(", "connector.probe(", ".put_all("];
+const WORKER_SENDS: [&str; 6] = [
+    "publisher.publish",
+    "consumer.ack(",
+    "connector.act(",
+    "connector.probe(",
+    "plans.put_all(",
+    "copies().put_all(",
+];
 
 /// How long before a write its point may stand, in characters: the statement's own beginning.
 const REACH: usize = 2_600;
