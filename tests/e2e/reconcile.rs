@@ -59,11 +59,18 @@ async fn wait_for_losses(producer: &Producer, losses: usize) {
     .await;
 }
 
-async fn execute(fleet: &Fleet, statement: &str) -> u64 {
+/// Changes the only step by hand as no code of ours could: past the triggers, as the owner of the table.
+async fn force(fleet: &Fleet, change: &str) {
     let mut connection = PgConnection::connect(&fleet.realm().database_url).await.expect("a connection");
-    let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.expect("executed");
-    connection.close().await.expect("closed");
-    done.rows_affected()
+    let mut tx = connection.begin().await.expect("a transaction");
+    for statement in [
+        "ALTER TABLE execution_step DISABLE TRIGGER USER",
+        &format!("UPDATE execution_step {change}"),
+        "ALTER TABLE execution_step ENABLE TRIGGER USER",
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await.expect("done");
+    }
+    tx.commit().await.expect("committed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,15 +230,14 @@ async fn a_reservation_that_lost_its_owner_is_closed_and_counted() {
     let plan = producer.submit(&PlanDraft::new("orphan").step(step).document()).await;
     sandbox.wait_for_held(1).await;
     // As a fault of ours would leave it: nobody runs the step, and its attempt's reservation is open.
-    let left = "UPDATE execution_step SET state = 'ready', lease_until = NULL, not_before = now() + interval '1 day'";
-    assert_eq!(execute(&fleet, left).await, 1);
+    let left = "SET state = 'ready', not_before = now() + interval '1 day'";
+    force(&fleet, left).await;
     wait_for(&mut fleet, 2, "dat_reconciler_drift_total", 1.0).await;
     assert_eq!(fleet.plan(plan).await.summary.reserved, 0);
+    // Back to what the log says of it: its worker comes with the answer.
+    force(&fleet, "SET state = 'running', not_before = now(), lease_until = now() + interval '1 minute'")
+        .await;
     sandbox.release().await;
-    assert_eq!(
-        execute(&fleet, "UPDATE execution_step SET not_before = now() - interval '1 second'").await,
-        1
-    );
     assert_eq!(producer.wait_for_end(plan).await.state, PlanState::Completed);
     let released: Vec<String> = sandbox
         .flo_events(plan)

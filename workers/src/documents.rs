@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dat_guards::{Conditions, ConstraintSet, PlanFacts, Reads, ResultsRead, When};
-use dat_plan::document::{Compensation, Constraint, Retry, RollbackKind};
+use dat_plan::document::{Compensation, Constraint, Mode, Retry, RollbackKind};
 use dat_plan::graph::Graph;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
 use dat_store::{Needed, Store, StoreError};
@@ -96,6 +96,18 @@ impl Prepared {
             prepared.steps.push(PreparedStep { before, after, needs });
         }
         Ok(prepared)
+    }
+
+    /// Whether it goes its way without effects or spend.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.document.mode == Mode::Dry
+    }
+
+    /// The most that the steps of the document up to this one may cost, with their undos.
+    pub(crate) fn cost_up_to(&self, index: usize) -> i64 {
+        let costs =
+            self.document.steps.iter().take(index + 1).map(|s| s.max_cost.saturating_add(s.undo_max_cost()));
+        costs.fold(0, i64::saturating_add)
     }
 
     /// Whether any constraint applies.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use dat_guards::{
-    BudgetFacts, ConstraintSet, Counted, Counts, Decision, Inputs, StepFacts, StepPlace, Verdict,
+    BudgetFacts, ConstraintSet, Counted, Counts, Decision, Inputs, StepFacts, StepPlace, Verdict, Violation,
 };
+use dat_plan::document::Enforcement;
 use dat_plan::{Currency, UnitKey};
 use dat_store::{CountLock, Counting, Guard, GuardFacts, GuardVerdict, SetHead, SpendCap};
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use crate::references;
 
 /// How long a step waits when this worker cannot apply an operator's set.
 const UNAPPLICABLE_WAIT: TimeDelta = TimeDelta::seconds(5);
+
+/// What a violation of the budget is called in a dry run, beside the ids of constraints.
+const BUDGET: &str = "budget";
 
 /// Constraints and preconditions of one step.
 #[derive(Debug)]
@@ -75,8 +79,11 @@ impl Guard for StepGuard {
         else {
             return deny("the document has no such step".to_owned(), Value::Null, Vec::new());
         };
+        let dry = self.plan.is_dry();
         let parameters = match references::resolve(&step.parameters, facts.results) {
             Ok(parameters) => parameters,
+            // The steps of a dry run have no results.
+            Err(_) if dry => references::resolve_or_null(&step.parameters, facts.results),
             Err(dangling) => return deny(dangling.to_string(), Value::Null, Vec::new()),
         };
         let mut inputs = Inputs {
@@ -102,7 +109,8 @@ impl Guard for StepGuard {
         };
         let counted_as: Vec<String> =
             self.sets().flat_map(|set| set.counters(&inputs)).map(|counter| counter.key).collect();
-        inputs.counts = counts(facts, &counted_as);
+        let need = if dry { step.max_cost.saturating_add(step.undo_max_cost()) } else { facts.need };
+        inputs.counts = counts(facts, &counted_as, need);
         let decision = self
             .sets()
             .map(|set| set.runtime(&inputs))
@@ -110,9 +118,14 @@ impl Guard for StepGuard {
             .and(prepared.before.check(&inputs));
         let has_rules = self.sets().any(|set| !set.is_empty()) || !step.preconditions.is_empty();
         let logged = log(&decision, "claim", &self.plan, facts.operators, has_rules.then_some(&inputs));
-        let violations: Vec<Value> = decision.violations.iter().map(|v| json!(v)).collect();
+        let mut violations: Vec<Value> = decision.violations.iter().map(|v| json!(v)).collect();
+        if dry {
+            violations.extend(shortage(facts, self.plan.cost_up_to(index)).map(|short| json!(short)));
+        }
         match (decision.verdict, decision.wait_until()) {
             (Verdict::Pass | Verdict::Warn, _) => {
+                // A rehearsal is no call, and takes no place from one.
+                let counted_as = if dry { Vec::new() } else { counted_as };
                 GuardVerdict::Go { decision: logged, violations, counted_as }
             }
             (Verdict::Deny, Some(until)) => {
@@ -124,7 +137,7 @@ impl Guard for StepGuard {
 }
 
 /// What of the claim's counts is about this step.
-fn counts(facts: &GuardFacts<'_>, counted_as: &[String]) -> Counts {
+fn counts(facts: &GuardFacts<'_>, counted_as: &[String], need: i64) -> Counts {
     let running =
         counted_as.iter().map(|key| (key.clone(), facts.running.get(key).copied().unwrap_or(0))).collect();
     let spent = facts
@@ -134,7 +147,24 @@ fn counts(facts: &GuardFacts<'_>, counted_as: &[String]) -> Counts {
             (key.clone(), Counted { settled: on.settled, reserved: on.reserved, undos: on.undos })
         })
         .collect();
-    Counts { running, spent, need: if facts.spent.is_empty() { 0 } else { facts.need } }
+    Counts { running, spent, need: if facts.spent.is_empty() { 0 } else { need } }
+}
+
+/// What a dry run says where the plan's budget would not do: each step named, and none held up.
+fn shortage(facts: &GuardFacts<'_>, cost: i64) -> Option<Violation> {
+    let account = facts.account;
+    (!account.fits(cost)).then(|| Violation {
+        constraint: BUDGET.to_owned(),
+        enforcement: Enforcement::Soft,
+        reason: format!(
+            "up to this step the plan may cost {cost} {}, {} more than is left of its budget of {}",
+            facts.currency,
+            account.short_by(cost),
+            account.limit
+        ),
+        retry_at: None,
+        lasting: false,
+    })
 }
 
 fn deny(reason: String, decision: Value, violations: Vec<Value>) -> GuardVerdict {

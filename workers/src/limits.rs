@@ -78,7 +78,7 @@ impl Limits {
         let copies: BTreeMap<&str, AccountCopy> =
             ids.into_iter().zip(copies).filter_map(|(id, copy)| Some((id, copy?))).collect();
         for ((candidate, plan), said) in batch.iter().zip(said) {
-            if candidate.unit.kind == UnitKind::Undo {
+            if candidate.unit.kind == UnitKind::Undo || plan.is_dry() {
                 continue;
             }
             let copy = candidate.plan_account.and_then(|id| copies.get(id.to_string().as_str()).cloned());
@@ -100,7 +100,8 @@ impl Limits {
     ) {
         let mut asked: Vec<(usize, Rated)> = Vec::new();
         for (place, (candidate, plan)) in batch.iter().enumerate() {
-            if candidate.unit.kind == UnitKind::Undo || said[place] != Limited::Pass {
+            // A dry run calls nobody, and takes no turn from what does.
+            if candidate.unit.kind == UnitKind::Undo || plan.is_dry() || said[place] != Limited::Pass {
                 continue;
             }
             let mut rated = self.rates.of(candidate, rules(candidate, plan, operators));
@@ -139,7 +140,7 @@ impl Limits {
         put_off: impl Iterator<Item = &'a (Candidate, Arc<Prepared>)>,
     ) {
         let rated: Vec<Rated> = put_off
-            .filter(|(candidate, _)| candidate.unit.kind == UnitKind::Action)
+            .filter(|(candidate, plan)| candidate.unit.kind == UnitKind::Action && !plan.is_dry())
             .map(|(candidate, plan)| self.rates.of(candidate, rules(candidate, plan, operators)))
             .filter(|rated| !rated.limits.is_empty())
             .collect();

@@ -109,7 +109,7 @@ fn admission(plan: PlanKey, prepared: &Prepared, operators: &Binding, now: DateT
             action: step.action.clone(),
             waits_for: i32::try_from(prepared.graph.needs(index).len()).unwrap_or(i32::MAX),
             not_before: step.not_before,
-            max_cost: step.max_cost.saturating_add(step.undo_max_cost()),
+            max_cost: if prepared.is_dry() { 0 } else { step.max_cost.saturating_add(step.undo_max_cost()) },
         })
         .collect();
     let on_unknown = match document.on_unknown {

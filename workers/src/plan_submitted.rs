@@ -7,7 +7,6 @@ use dat_bus::Received;
 use dat_guards::CelCheck;
 use dat_plan::approval::ApprovalPackage;
 use dat_plan::check::{self, Rules};
-use dat_plan::document::Mode;
 use dat_plan::event::EventKind;
 use dat_plan::{Fault, FaultCode, PlanHash};
 use dat_store::{Registered, Registration, StoreError};
@@ -43,12 +42,6 @@ impl Stage for PlanSubmitted<'_> {
     fn read(&self, message: &Received) -> Result<Registration, Parked> {
         let rules = Rules { connectors: &self.connectors, predicates: &CelCheck };
         let checked = check::plan(&message.body, &rules).map_err(refused)?;
-        if checked.document.mode == Mode::Dry {
-            // Taken for a live one it would act.
-            let message =
-                "dry runs are not supported by this version; submit it as 'live', or use dat plan validate";
-            return Err(refused(vec![Fault::new("/mode", FaultCode::UnknownValue, message)]));
-        }
         let package = ApprovalPackage {
             plan_id: checked.document.plan_id,
             plan_version: checked.document.plan_version,

@@ -50,6 +50,19 @@ pub(crate) fn resolve_or_null(
         .unwrap_or_default()
 }
 
+/// What has no value in these results, each in words.
+pub(crate) fn unresolved(parameters: &Map<String, Value>, results: &Map<String, Value>) -> Vec<String> {
+    let mut missing = Vec::new();
+    // Never fails: nothing is a value too.
+    let _ = resolve_map(parameters, &mut |reference| {
+        Ok(lookup(reference, results).unwrap_or_else(|dangling| {
+            missing.push(format!("{} of {}", dangling.path, dangling.step));
+            Value::Null
+        }))
+    });
+    missing
+}
+
 fn lookup(reference: &Map<String, Value>, results: &Map<String, Value>) -> Result<Value, Dangling> {
     let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
     let (step, path) = (text("$from"), text("path"));
@@ -140,5 +153,7 @@ mod tests {
             "the result of step a has nothing at '/id'"
         );
         assert_eq!(Value::Object(resolve_or_null(&parameters, &nothing)), json!({"id": null}));
+        assert_eq!(unresolved(&parameters, &nothing), ["/id of a"]);
+        assert_eq!(unresolved(&parameters, &map(json!({"a": {"id": 1}}))), [""; 0]);
     }
 }

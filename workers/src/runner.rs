@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_connectors::{Answer, Call};
+use dat_connectors::{Answer, Call, Connector, Rehearsal};
 use dat_guards::{BudgetFacts, Counts, Decision, Inputs, StepFacts, Verdict};
 use dat_plan::mux::ActionRequest;
 use dat_plan::{Currency, UnitKey, UnitKind};
@@ -111,6 +111,9 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
     let Some(connector) = fleet.connectors.get(spec.connector) else {
         return not_sent(&format!("this worker has no connector {}", spec.connector));
     };
+    if plan.is_dry() {
+        return (rehearse(&*connector, plan, claimed, &spec, fleet.now()), None);
+    }
     let parameters = match unit.kind {
         UnitKind::Action => match references::resolve(spec.parameters, &claimed.results) {
             Ok(parameters) => parameters,
@@ -143,6 +146,33 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         dat_fault::around("rate.later", lane).await;
     }
     judge(fleet, plan, claimed, parameters, answer)
+}
+
+/// The step of a dry run: checked, and not sent. There is no answer, so postconditions are not asked.
+fn rehearse(
+    connector: &dyn Connector,
+    plan: &Prepared,
+    claimed: &Claimed,
+    spec: &UnitSpec<'_>,
+    now: DateTime<Utc>,
+) -> Finding {
+    let parameters = references::resolve_or_null(spec.parameters, &claimed.results);
+    let call = Call {
+        request: action_request(plan, claimed, spec, parameters, now),
+        timeout: Duration::from_millis(spec.timeout_ms),
+        traceparent: claimed.traceparent.clone(),
+    };
+    match connector.rehearse(&call) {
+        Rehearsal::Refused { detail } => Finding::Refused { cost: 0, detail: storable(&detail) },
+        Rehearsal::Fine { detail } => {
+            let missing = references::unresolved(spec.parameters, &claimed.results);
+            let without = match missing.as_slice() {
+                [] => String::new(),
+                missing => format!("; null, since a dry run has no results: {}", missing.join(", ")),
+            };
+            Finding::Rehearsed { detail: storable(&format!("dry run: {detail}{without}")) }
+        }
+    }
 }
 
 fn action_request(

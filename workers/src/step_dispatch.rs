@@ -406,6 +406,8 @@ fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
     let plan = &guard.plan;
     let step = usize::try_from(unit.index).ok().and_then(|index| plan.document.steps.get(index));
     let is_action = unit.kind == UnitKind::Action;
+    // A dry run reserves nothing; its guard says what would not fit.
+    let step = step.filter(|_| !plan.is_dry());
     ClaimRequest::Run {
         unit,
         hash: plan.hash.clone(),

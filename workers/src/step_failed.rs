@@ -85,12 +85,9 @@ impl Coordinator {
             .into_iter()
             .filter_map(|row| {
                 let plan = documents.get(&row.unit.plan)?;
-                let decision = rollback::decide(
-                    &failed_unit(&row, plan)?,
-                    plan.document.rollback.kind,
-                    now,
-                    &*fleet.entropy,
-                );
+                // A dry run has done nothing that an operator would have to look at first.
+                let kind = if plan.is_dry() { RollbackKind::Automatic } else { plan.document.rollback.kind };
+                let decision = rollback::decide(&failed_unit(&row, plan)?, kind, now, &*fleet.entropy);
                 tracing::info!(
                     plan = %row.unit.plan, step = row.step_key, kind = row.unit.kind.as_str(),
                     outcome = row.last.as_str(), ?decision, "ruled"
@@ -172,12 +169,16 @@ fn failed_unit<'a>(row: &FailedRow, plan: &'a Prepared) -> Option<FailedUnit<'a>
         lost: row.lost,
         retry: plan.unit(row.unit)?.retry,
         retry_after: row.retry_after,
+        since: row.since,
         plan_goes_on: row.plan_goes_on,
     })
 }
 
 /// The undos of a rollback, from the document and from what ran.
 fn undos_of(plan: &Prepared, ran: &[RanStep]) -> Vec<NewUndo> {
+    if plan.is_dry() {
+        return Vec::new(); // nothing was done
+    }
     let rollback = &plan.document.rollback;
     if rollback.kind == RollbackKind::Compensating {
         if ran.is_empty() {
@@ -237,6 +238,7 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let timeout = spec.map_or(0, |s| s.timeout_ms);
     let not_after = probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
     let answer = match fleet.connectors.get(&connector_name) {
+        _ if plan.is_dry() => ProbeAnswer::Sealed, // nothing left this process, and nothing will
         Some(connector) => {
             let asked = connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT);
             dat_fault::around("probe.send", asked).await

@@ -53,6 +53,7 @@ impl Windows {
         for (place, (candidate, plan)) in batch.iter().enumerate() {
             let counted = plan.document.budget.currency.as_str() == "token"
                 && candidate.unit.kind == UnitKind::Action
+                && !plan.is_dry()
                 && said[place] == Limited::Pass;
             if !counted {
                 continue;

@@ -71,6 +71,21 @@ pub enum Answer {
     },
 }
 
+/// What comes of a request that is checked and not sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// It would be sent.
+    Fine {
+        /// What would be done, for people.
+        detail: String,
+    },
+    /// It would never be sent, or never be taken.
+    Refused {
+        /// Why, for people.
+        detail: String,
+    },
+}
+
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProbeAnswer {
@@ -102,6 +117,13 @@ pub trait Connector: Send + Sync {
 
     /// Sends one request and waits for its answer, at most `call.timeout`.
     async fn act(&self, call: Call) -> Answer;
+
+    /// Checks a request as far as that goes without sending anything, and says what it would do: a step of a dry run.
+    /// Must not ask anybody outside the process; it may be called any number of times.
+    fn rehearse(&self, call: &Call) -> Rehearsal {
+        let name = self.declaration().name;
+        Rehearsal::Fine { detail: format!("it would ask {name} for {}", call.request.action) }
+    }
 
     /// Asks what came of a key, and seals it if nothing did. `not_after` is the latest moment at which the request
     /// could still have been accepted; a connector that cannot seal may answer "not done" only after it.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer};
+use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
 
 /// The connector `echo`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +23,14 @@ impl Connector for Echo {
         let cost = call.request.parameters.get("cost").and_then(Value::as_i64).unwrap_or(0);
         let cost = cost.clamp(0, call.request.max_cost);
         Answer::Done { result: Value::Object(call.request.parameters), cost, refund: 0 }
+    }
+
+    /// As it acts; what would be cut to `max_cost` is said.
+    fn rehearse(&self, call: &Call) -> Rehearsal {
+        let request = &call.request;
+        let cost = request.parameters.get("cost").and_then(Value::as_i64).unwrap_or(0);
+        let cut = if (0..=request.max_cost).contains(&cost) { "" } else { ", cut to what is allowed" };
+        Rehearsal::Fine { detail: format!("it would answer its parameters and cost {cost}{cut}") }
     }
 
     /// Nothing outside the process ever happened.

@@ -10,7 +10,7 @@ mod echo;
 mod mux;
 mod registry;
 
-pub use connector::{Answer, Call, Connector, Declaration, ProbeAnswer};
+pub use connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
 pub use echo::Echo;
 pub use mux::Mux;
 pub use registry::Connectors;

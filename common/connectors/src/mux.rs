@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dat_bus::{Message, RpcClient, RpcError};
 use dat_plan::amount;
-use dat_plan::mux::{ActionReply, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
+use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer};
+use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+
+/// The most that AMQP carries as a routing key.
+const ROUTING_KEY_BYTES: usize = 255;
 
 /// The connector `mux`.
 pub struct Mux {
@@ -52,6 +55,10 @@ impl Connector for Mux {
         }
     }
 
+    fn rehearse(&self, call: &Call) -> Rehearsal {
+        rehearsed(&self.exchange, &call.request)
+    }
+
     async fn probe(&self, idempotency_key: &str, _: DateTime<Utc>, timeout: Duration) -> ProbeAnswer {
         let deadline = Instant::now() + timeout;
         let request = ProbeRequest { idempotency_key: idempotency_key.to_owned() };
@@ -65,6 +72,30 @@ impl Connector for Mux {
                 ProbeAnswer::Unknown { detail: format!("MUX could not be asked: {error}"), answered: false }
             }
         }
+    }
+}
+
+/// What would be published, and whether the broker could carry it.
+fn rehearsed(exchange: &str, request: &ActionRequest) -> Rehearsal {
+    let refused = |detail: &str| Rehearsal::Refused { detail: detail.to_owned() };
+    if request.action == PROBE {
+        return refused("'probe' is how DAT asks after a key, and no action");
+    }
+    if request.action.len() > ROUTING_KEY_BYTES {
+        return refused("the action is longer than a routing key can be");
+    }
+    match serde_json::to_vec(request) {
+        Ok(body) => Rehearsal::Fine {
+            detail: format!(
+                "it would publish {} to {exchange}, {} bytes, under the key {}, for at most {} {}",
+                request.action,
+                body.len(),
+                request.idempotency_key,
+                request.max_cost,
+                request.currency,
+            ),
+        },
+        Err(_) => refused("the request has no JSON form"),
     }
 }
 
@@ -130,6 +161,34 @@ mod tests {
             Answer::Error { cost: 0, detail: "busy".to_owned(), retry_after_ms: 50 }
         );
         assert!(matches!(read_reply(br#"{"status": "refused"}"#), Answer::Refused { cost: 0, .. }));
+    }
+
+    #[test]
+    fn a_rehearsal_says_what_would_be_published_and_refuses_what_never_could_be() {
+        let request = |action: &str| ActionRequest {
+            action: action.to_owned(),
+            parameters: serde_json::Map::new(),
+            idempotency_key: "p/1/a/1".to_owned(),
+            not_after: DateTime::UNIX_EPOCH,
+            max_cost: 20,
+            currency: "usd".to_owned(),
+            tenant: "acme".to_owned(),
+            plan_id: uuid::Uuid::nil(),
+            plan_version: 1,
+            step: "a".to_owned(),
+            attempt: 1,
+            undo_of: None,
+        };
+        let Rehearsal::Fine { detail } = rehearsed("mux", &request("ads.on")) else {
+            panic!("it can be sent")
+        };
+        assert!(
+            detail.contains("ads.on to mux") && detail.contains("p/1/a/1, for at most 20 usd"),
+            "{detail}"
+        );
+        for action in [PROBE, &"x".repeat(256)] {
+            assert!(matches!(rehearsed("mux", &request(action)), Rehearsal::Refused { .. }), "{action}");
+        }
     }
 
     #[test]

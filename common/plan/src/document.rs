@@ -33,6 +33,8 @@ pub mod limits {
     pub const ATTEMPTS: u32 = 100;
     /// The longest wait between attempts, in milliseconds (24 hours).
     pub const BACKOFF_MS: u64 = 86_400_000;
+    /// The longest that attempts may go on being made, in milliseconds (30 days).
+    pub const WITHIN_MS: u64 = 2_592_000_000;
     /// The deepest nesting of JSON values; a deeper document is refused unread.
     pub const DEPTH: usize = 64;
     /// The most labels of a plan.
@@ -140,6 +142,17 @@ pub enum Mode {
     Live,
     /// Goes the whole way without effects or spend.
     Dry,
+}
+
+impl Mode {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Dry => "dry",
+        }
+    }
 }
 
 /// What to do with a step whose outcome the connector cannot tell.
@@ -338,6 +351,11 @@ pub struct Retry {
     #[serde(default = "defaults::factor")]
     #[schemars(range(min = 1, max = 10))]
     pub factor: f64,
+    /// No further attempt is due later than this after the first began, in milliseconds, 1 to 2,592,000,000; one that is
+    /// under way then has its own `timeout_ms`. Absent, the number of attempts is the only bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000_000_i64))]
+    pub within_ms: Option<u64>,
 }
 
 impl Default for Retry {
@@ -347,6 +365,7 @@ impl Default for Retry {
             initial_ms: defaults::initial_ms(),
             max_ms: defaults::max_ms(),
             factor: defaults::factor(),
+            within_ms: None,
         }
     }
 }

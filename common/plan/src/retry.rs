@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn bounds_double_up_to_the_maximum() {
-        let retry = Retry { max_attempts: 9, initial_ms: 200, max_ms: 1_000, factor: 2.0 };
+        let retry = Retry { max_attempts: 9, initial_ms: 200, max_ms: 1_000, ..Retry::default() };
         let bounds: Vec<u64> = (2..7).map(|next| bound_ms(&retry, next)).collect();
         assert_eq!(bounds, [200, 400, 800, 1_000, 1_000]);
     }

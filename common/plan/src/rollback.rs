@@ -79,6 +79,8 @@ pub struct FailedUnit<'a> {
     pub retry: &'a Retry,
     /// What the outside system asked for.
     pub retry_after: TimeDelta,
+    /// When the first attempt began.
+    pub since: DateTime<Utc>,
     /// Whether the plan still runs forward (not past its deadline, not revoked, not rolling back).
     pub plan_goes_on: bool,
 }
@@ -110,20 +112,29 @@ pub fn decide(
     let may_retry = unit.last != OutcomeClass::Refused
         && unit.lost <= MAX_LOST
         && u32::try_from(unit.attempts).is_ok_and(|done| done < unit.retry.max_attempts);
-    match unit.kind {
-        UnitKind::Action if !unit.plan_goes_on => Decision::RollBack,
-        _ if may_retry => {
-            let wait = if unit.last == OutcomeClass::Lost {
-                wait_after_lost(unit.lost)
-            } else {
-                backoff(unit.retry, unit.attempts + 1, unit.retry_after, entropy)
-            };
-            Decision::Retry { at: now + wait }
-        }
-        UnitKind::Undo => Decision::Stuck,
-        UnitKind::Action if rollback == RollbackKind::Manual => Decision::Pause,
-        UnitKind::Action => Decision::RollBack,
+    let again = || {
+        let wait = if unit.last == OutcomeClass::Lost {
+            wait_after_lost(unit.lost)
+        } else {
+            backoff(unit.retry, unit.attempts + 1, unit.retry_after, entropy)
+        };
+        now + wait
+    };
+    let in_time = |at: &DateTime<Utc>| last_moment(unit.retry, unit.since).is_none_or(|last| *at <= last);
+    match (unit.kind, may_retry.then(again).filter(in_time)) {
+        (UnitKind::Action, _) if !unit.plan_goes_on => Decision::RollBack,
+        (_, Some(at)) => Decision::Retry { at },
+        (UnitKind::Undo, None) => Decision::Stuck,
+        (UnitKind::Action, None) if rollback == RollbackKind::Manual => Decision::Pause,
+        (UnitKind::Action, None) => Decision::RollBack,
     }
+}
+
+/// The last moment at which a further attempt may be due, where the unit's rule names one.
+#[must_use]
+pub fn last_moment(retry: &Retry, since: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let within = TimeDelta::try_milliseconds(i64::try_from(retry.within_ms?).ok()?)?;
+    since.checked_add_signed(within)
 }
 
 #[cfg(test)]
@@ -139,6 +150,7 @@ mod tests {
             lost: 0,
             retry,
             retry_after: TimeDelta::zero(),
+            since: DateTime::UNIX_EPOCH,
             plan_goes_on: true,
         }
     }
@@ -173,6 +185,23 @@ mod tests {
         assert_eq!(decide(&tenth, RollbackKind::Automatic, now, &dice), Decision::Retry { at });
         let too_often = FailedUnit { lost: 11, ..lost };
         assert_eq!(decide(&too_often, RollbackKind::Automatic, now, &dice), Decision::RollBack);
+    }
+
+    #[test]
+    fn no_attempt_is_due_after_the_time_for_all_of_them() {
+        let retry = Retry { max_attempts: 100, initial_ms: 0, within_ms: Some(5_000), ..Retry::default() };
+        let dice = SeededEntropy::new(7);
+        let unit = failed(&retry);
+        let (end, beyond) = (unit.since + TimeDelta::seconds(5), unit.since + TimeDelta::milliseconds(5_001));
+        let of = |unit: &FailedUnit<'_>, now| decide(unit, RollbackKind::Automatic, now, &dice);
+        assert_eq!(of(&unit, end), Decision::Retry { at: end });
+        assert_eq!(of(&unit, beyond), Decision::RollBack);
+        assert_eq!(of(&FailedUnit { kind: UnitKind::Undo, ..unit }, beyond), Decision::Stuck);
+        // Nor one that would come too late for what the outside system asked for.
+        let patient = FailedUnit { retry_after: TimeDelta::seconds(6), ..unit };
+        assert_eq!(of(&patient, unit.since), Decision::RollBack);
+        let lost = FailedUnit { last: OutcomeClass::Lost, attempts: 0, lost: 1, ..unit };
+        assert_eq!(of(&lost, beyond), Decision::RollBack);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct SandboxConfig {
     pub data: Option<PathBuf>,
     /// How GGP judges plans without a label `sandbox.ggp`.
     pub ggp: GgpMode,
+    /// MUX cannot say what came of a key, and seals none when it is asked.
+    pub cannot_tell: bool,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Ends the sandbox.
@@ -37,6 +39,7 @@ impl fmt::Debug for SandboxConfig {
             .field("listen", &self.listen)
             .field("data", &self.data)
             .field("ggp", &self.ggp)
+            .field("cannot_tell", &self.cannot_tell)
             .finish_non_exhaustive()
     }
 }

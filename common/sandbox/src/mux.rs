@@ -157,6 +157,11 @@ pub(crate) fn probe(held: Option<&Held>) -> (ProbeReply, bool) {
     }
 }
 
+/// Answers a probe as a MUX that cannot say what came of a key.
+pub(crate) fn no_word() -> ProbeReply {
+    ProbeReply { status: ProbeStatus::Unknown, ..sealed() }
+}
+
 fn sealed() -> ProbeReply {
     ProbeReply { status: ProbeStatus::Sealed, result: None, cost: 0, refund: 0 }
 }

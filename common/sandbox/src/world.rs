@@ -19,14 +19,22 @@ pub(crate) struct World {
     pub(crate) gate: Gate,
     /// Who tells DAT of GGP's verdicts.
     pub(crate) herald: Herald,
+    /// MUX cannot say what came of a key.
+    pub(crate) cannot_tell: bool,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
     mode: watch::Sender<GgpMode>,
 }
 
 impl World {
-    pub(crate) fn new(store: Store, herald: Herald, clock: Arc<dyn Clock>, mode: GgpMode) -> Self {
-        Self { store, gate: Gate::new(), herald, clock, mode: watch::Sender::new(mode) }
+    pub(crate) fn new(
+        store: Store,
+        herald: Herald,
+        clock: Arc<dyn Clock>,
+        mode: GgpMode,
+        cannot_tell: bool,
+    ) -> Self {
+        Self { store, gate: Gate::new(), herald, cannot_tell, clock, mode: watch::Sender::new(mode) }
     }
 
     /// How GGP judges now.

@@ -31,6 +31,8 @@ pub struct FailedRow {
     pub lost: i32,
     /// What the outside system asked to wait.
     pub retry_after: TimeDelta,
+    /// When the first attempt was claimed; when it failed, where nothing was.
+    pub since: DateTime<Utc>,
     /// What went wrong, for people.
     pub detail: String,
     /// Whether the plan still runs forward.
@@ -106,6 +108,9 @@ impl Store {
             r#"SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key,
                     s.last_outcome AS "last_outcome!", s.attempts, s.lost, s.retry_after_ms,
                     coalesce(s.detail, '') AS "detail!",
+                    coalesce((SELECT a.started_at FROM step_attempt a
+                              WHERE a.plan_id = s.plan_id AND a.plan_version = s.plan_version AND a.kind = s.kind
+                                AND a.step_index = s.step_index AND a.attempt = 1), s.not_before) AS "since!",
                     (p.state IN ('executing', 'paused') AND p.revoked_at IS NULL
                      AND coalesce(p.deadline > $1, true) AND coalesce(p.approval_expires_at > $1, true))
                         AS "goes_on!"
@@ -130,6 +135,7 @@ impl Store {
                     attempts: row.attempts,
                     lost: row.lost,
                     retry_after: TimeDelta::milliseconds(row.retry_after_ms),
+                    since: row.since,
                     detail: row.detail,
                     plan_goes_on: row.goes_on,
                 })

@@ -2,12 +2,16 @@
 
 use chrono::{DateTime, Utc};
 use dat_plan::event::{EventKind, NewEvent};
-use dat_plan::{PlanState, StepState};
+use dat_plan::{PlanDocument, PlanState, StepState};
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::account::Ledger;
 use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
+
+/// Who approves plans: governance alone.
+const APPROVER: &str = "ggp";
 
 /// Stops a plan that has started: nothing forward is claimed any more, and what never ran is skipped. The undos are
 /// registered by the Rollback Coordinator, once nothing is in flight; it is due at once.
@@ -41,6 +45,7 @@ pub(crate) async fn abort_unstarted(
 ) -> Result<(), StoreError> {
     skip_unstarted(conn, plan, reason, events, now).await?;
     let aborted = plan.enter(PlanState::Aborted, reason, now)?;
+    let aborted = with_forecast(conn, plan, aborted).await?;
     events.push(with_summary(plan, aborted, 0, now));
     Ok(())
 }
@@ -115,10 +120,36 @@ pub(crate) async fn end(
             plan.key.plan_version,
             now,
         )
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
     }
+    let ended = with_forecast(conn, plan, ended).await?;
     Ok(with_summary(plan, ended, account.settled, now))
+}
+
+/// What the end of a dry run tells besides: what the plan may cost when it is live, which steps of it cannot be undone,
+/// and who must approve it. A live plan is another document with another hash, so that an approval of this one is none.
+async fn with_forecast(
+    conn: &mut PgConnection,
+    plan: &LockedPlan,
+    event: NewEvent,
+) -> Result<NewEvent, StoreError> {
+    if !plan.dry {
+        return Ok(event);
+    }
+    let row = sqlx::query!(
+        "SELECT document FROM execution_plan WHERE plan_id = $1 AND plan_version = $2",
+        plan.key.plan_id,
+        plan.key.plan_version,
+    )
+    .fetch_one(conn)
+    .await?;
+    // An altered document runs nothing, and its plan must end all the same.
+    let Ok(document) = serde_json::from_slice::<PlanDocument>(&row.document) else { return Ok(event) };
+    Ok(event
+        .with("cost", json!(document.cost_range()))
+        .with("irreversible", json!(document.irreversible()))
+        .with("approvals_needed", json!([APPROVER])))
 }
 
 /// A plan's account at a moment.

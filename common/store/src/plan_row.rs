@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use dat_plan::document::Mode;
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanHash, PlanKey, PlanState};
 use sqlx::PgConnection;
@@ -37,6 +38,8 @@ pub(crate) struct LockedPlan {
     pub(crate) key: PlanKey,
     pub(crate) tenant: String,
     pub(crate) currency: String,
+    /// It goes its way without effects or spend.
+    pub(crate) dry: bool,
     pub(crate) state: PlanState,
     pub(crate) plan_hash: PlanHash,
     pub(crate) budget_amount: i64,
@@ -62,7 +65,8 @@ pub(crate) struct LockedPlan {
 
 impl LockedPlan {
     pub(crate) fn event(&self, kind: EventKind, at: DateTime<Utc>) -> NewEvent {
-        NewEvent::of_plan(self.key, &self.tenant, kind, at)
+        let event = NewEvent::of_plan(self.key, &self.tenant, kind, at);
+        if self.dry { event.with("mode", Mode::Dry.as_str()) } else { event }
     }
 
     /// Takes the plan to a state, if the lifecycle has that arrow, and gives the event that says so.
@@ -175,7 +179,8 @@ pub(crate) async fn lock(
         "SELECT p.plan_id, p.plan_version, p.tenant, p.currency, p.state, p.plan_hash, p.budget_amount,
                 p.approved_amount, p.deadline, p.approval_decision, p.approval_hash, p.approval_expires_at,
                 p.revoked_at, p.traceparent, p.registered_at, p.started_at, p.steps_total, p.steps_done,
-                p.undos_open, p.undo_begun, p.wake_at, p.wait_reason, p.end_reason, p.state_since, p.ended_at
+                p.undos_open, p.undo_begun, p.wake_at, p.wait_reason, p.end_reason, p.state_since, p.ended_at,
+                p.mode
          FROM execution_plan p
          JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)",
         &ids,
@@ -196,6 +201,7 @@ pub(crate) async fn lock(
                 key,
                 tenant: row.tenant,
                 currency: row.currency,
+                dry: row.mode == Mode::Dry.as_str(),
                 state: row.state.parse()?,
                 plan_hash: PlanHash(row.plan_hash),
                 budget_amount: row.budget_amount,

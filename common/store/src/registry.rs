@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use dat_plan::approval::Readiness;
+use dat_plan::document::Mode;
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{Fault, FaultCode, PlanDocument, PlanHash, PlanKey, PlanState};
 use serde_json::{Map, Value, json};
@@ -176,13 +177,14 @@ async fn insert_plans(
     let rows = sqlx::query!(
         "INSERT INTO execution_plan (plan_id, plan_version, tenant, name, state, priority, currency, budget_amount,
              deadline, plan_hash, document, readiness, traceparent, registered_at, state_since, steps_total,
-             wake_at)
+             wake_at, mode)
          SELECT plan_id, plan_version, tenant, name, $14, priority, currency, budget_amount, deadline, plan_hash,
-             document, readiness, traceparent, $15, $15, steps_total, deadline
+             document, readiness, traceparent, $15, $15, steps_total, deadline, mode
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::bigint[],
-                     $8::timestamptz[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::integer[])
+                     $8::timestamptz[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::integer[],
+                     $16::text[])
               AS n (plan_id, plan_version, tenant, name, priority, currency, budget_amount, deadline, plan_hash,
-                    document, readiness, traceparent, steps_total)
+                    document, readiness, traceparent, steps_total, mode)
          ON CONFLICT DO NOTHING
          RETURNING plan_id, plan_version",
         &documents().map(|d| d.plan_id).collect::<Vec<_>>(),
@@ -200,6 +202,7 @@ async fn insert_plans(
         &documents().map(|d| i32::try_from(d.steps.len()).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
         PlanState::SubmittedForApproval.as_str(),
         now,
+        &documents().map(|d| d.mode.as_str().to_owned()).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await?;
@@ -208,7 +211,13 @@ async fn insert_plans(
 
 /// A registered plan is `draft` and handed over in the same breath; both are in its log.
 fn registration_events(plan: &Registration, now: DateTime<Utc>) -> [NewEvent; 3] {
-    let event = |kind| NewEvent::of_plan(plan.document.key(), &plan.document.tenant, kind, now);
+    let event = |kind| {
+        let event = NewEvent::of_plan(plan.document.key(), &plan.document.tenant, kind, now);
+        match plan.document.mode {
+            Mode::Live => event,
+            Mode::Dry => event.with("mode", Mode::Dry.as_str()),
+        }
+    };
     let mut draft = event(EventKind::Plan(PlanState::Draft))
         .with("plan_hash", plan.hash.as_str())
         .with("name", plan.document.name.as_str())

@@ -37,6 +37,9 @@ pub(crate) struct SandboxArgs {
     /// How GGP judges
     #[arg(long, value_enum, default_value = "approve", value_name = "HOW")]
     ggp: Judgement,
+    /// MUX cannot say what came of a key: it answers probes with 'unknown', and seals nothing by them
+    #[arg(long)]
+    cannot_tell: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -86,6 +89,7 @@ impl SandboxArgs {
                 Judgement::Reject => GgpMode::Reject,
                 Judgement::Wait => GgpMode::Wait,
             },
+            cannot_tell: self.cannot_tell,
             clock: Arc::new(SystemClock),
             shutdown,
         }

@@ -29,7 +29,7 @@ const STEP: &[&str] = &[
 ];
 const COMPENSATION: &[&str] = &["action", "parameters", "connector", "max_cost", "retry"];
 const ROLLBACK_STEP: &[&str] = &["key", "connector", "action", "parameters", "max_cost", "retry"];
-const RETRY: &[&str] = &["max_attempts", "initial_ms", "max_ms", "factor"];
+const RETRY: &[&str] = &["max_attempts", "initial_ms", "max_ms", "factor", "within_ms"];
 
 const KEY_FORM: &str =
     "a step's key: 1 to 100 characters of A-Z a-z 0-9 . _ - that start with a letter or digit";
@@ -140,6 +140,9 @@ fn read_retry(node: Node<'_, '_>, faults: &mut Faults) {
         if let Some(node) = retry.get(wait) {
             node.integer(0..=bound(limits::BACKOFF_MS), faults);
         }
+    }
+    if let Some(node) = retry.get("within_ms") {
+        node.integer(1..=bound(limits::WITHIN_MS), faults);
     }
     if let Some(node) = retry.get("factor")
         && node.number(faults).is_some_and(|factor| !(1.0..=10.0).contains(&factor))

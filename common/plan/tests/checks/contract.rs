@@ -17,7 +17,7 @@ fn what_is_left_out_has_the_default_of_the_contract() {
     assert_eq!((plan.deadline, plan.insight, plan.labels.len(), plan.constraints.len()), (None, None, 0, 0));
     let rollback = Rollback { kind: RollbackKind::Automatic, scope: RollbackScope::Plan, steps: vec![] };
     assert_eq!(plan.rollback, rollback);
-    let retry = Retry { max_attempts: 3, initial_ms: 200, max_ms: 30_000, factor: 2.0 };
+    let retry = Retry { max_attempts: 3, initial_ms: 200, max_ms: 30_000, factor: 2.0, within_ms: None };
     for step in &plan.steps {
         assert_eq!(
             (step.needs.as_ref(), step.max_cost, step.timeout_ms, step.not_before),
@@ -132,6 +132,8 @@ fn every_bound_is_kept_at_its_own_place() {
         ("/steps/0/retry/max_attempts", json!(101), F::OutOfRange),
         ("/steps/0/retry/initial_ms", json!(-1), F::OutOfRange),
         ("/steps/0/retry/max_ms", json!(86_400_001), F::OutOfRange),
+        ("/steps/0/retry/within_ms", json!(0), F::OutOfRange),
+        ("/steps/0/retry/within_ms", json!(2_592_000_001_i64), F::OutOfRange),
         ("/steps/0/retry/factor", json!(0.9), F::OutOfRange),
         ("/steps/0/retry/factor", json!(11), F::OutOfRange),
         ("/steps/0/retry/jitter", json!("full"), F::UnknownField),

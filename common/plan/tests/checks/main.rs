@@ -8,6 +8,7 @@ mod contract;
 mod limits;
 mod mutation;
 mod order;
+mod states;
 mod verdict;
 
 use std::collections::BTreeSet;

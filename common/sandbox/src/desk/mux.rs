@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::answers::{self, Answer};
 use crate::behaviour::Behaviour;
-use crate::mux::{Moment, Settlement};
+use crate::mux::{Moment, Settlement, no_word};
 use crate::report::RequestStatus;
 use crate::store::{StoreError, mux};
 use crate::world::World;
@@ -134,7 +134,11 @@ async fn probe(
     if stop.run_until_cancelled(world.gate.pass(PROBE)).await.is_none() {
         return Ok(None);
     }
-    let reply = world.store.write(move |books| mux::probe(books, &request.idempotency_key)).await?;
+    let reply = if world.cannot_tell {
+        no_word()
+    } else {
+        world.store.write(move |books| mux::probe(books, &request.idempotency_key)).await?
+    };
     json(&reply).map(Some).map(Some)
 }
 

@@ -163,6 +163,7 @@ pub(crate) async fn start(amqp_url: &str, data: Option<PathBuf>, shutdown: Cance
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         data,
         ggp: GgpMode::Approve,
+        cannot_tell: false,
         clock: Arc::new(SystemClock),
         shutdown,
     };

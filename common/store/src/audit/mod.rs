@@ -1,11 +1,13 @@
 //! The audit: does the log hold together, and do rows, ledger and financial events say the same?
 
 mod accounts;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dat_plan::PlanKey;
 use dat_plan::event::{CHAIN_START, LoggedEvent};
+use dat_plan::replay::Replay;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -105,6 +107,7 @@ impl Store {
                 chain.end(head.last_sequence, &head.last_hash);
                 if !plan.is_control() {
                     compare_money(&mut tx, plan, &mut chain).await?;
+                    states::compare(&mut tx, plan, &mut chain).await?;
                 }
                 let faults = chain.faults.into_iter().map(|message| AuditFault { plan, message });
                 report.faults.extend(faults);
@@ -200,12 +203,19 @@ struct Chain {
     sequence: i64,
     hash: Vec<u8>,
     amounts: BTreeMap<Money, i64>,
+    replay: Replay,
     faults: Vec<String>,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { sequence: 0, hash: CHAIN_START.to_vec(), amounts: BTreeMap::new(), faults: Vec::new() }
+        Self {
+            sequence: 0,
+            hash: CHAIN_START.to_vec(),
+            amounts: BTreeMap::new(),
+            replay: Replay::default(),
+            faults: Vec::new(),
+        }
     }
 }
 
@@ -220,6 +230,14 @@ impl Chain {
         }
         self.sequence = event.sequence;
         self.hash = stored.to_vec();
+        let step = event.data.get("step").and_then(serde_json::Value::as_str);
+        // A word of another version of DAT is about no state that this one knows.
+        if let Ok(kind) = event.kind.parse()
+            && let Err(impossible) = self.replay.follow(kind, step)
+        {
+            let about = step.map_or_else(String::new, |step| format!(" of {step}"));
+            self.faults.push(format!("event {} ({}{about}): {impossible}", event.sequence, event.kind));
+        }
         let amount = event.data.get("amount").and_then(serde_json::Value::as_i64);
         if let Some(amount) = amount.filter(|_| ENTRIES.iter().any(|(_, kind)| *kind == event.kind)) {
             let text = |field: &str| {

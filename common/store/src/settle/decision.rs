@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use dat_plan::event::EventKind;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Finding, Group, Row, Settled, Settlement, Write};
 use crate::error::StoreError;
@@ -65,6 +65,13 @@ impl Group {
                 write.result = Some(result.clone());
                 write.ended_at = Some(now);
                 self.spend(plan, unit, row, &mut write, *cost, *refund)?;
+            }
+            Finding::Rehearsed { detail } => {
+                write.state = row.state.to(StepState::Completed)?;
+                write.result = Some(json!({}));
+                write.detail = Some(detail.clone());
+                write.ended_at = Some(now);
+                self.spend(plan, unit, row, &mut write, 0, 0)?;
             }
             Finding::Error { cost, detail, retry_after_ms } => {
                 write.outcome = OutcomeClass::Error;

@@ -19,6 +19,11 @@ pub enum Finding {
         /// What came back.
         refund: i64,
     },
+    /// A dry run: the connector has checked the request, and nothing was sent.
+    Rehearsed {
+        /// What would have been done, for people.
+        detail: String,
+    },
     /// A definite answer without effect, that may be tried again.
     Error {
         /// What it cost all the same.

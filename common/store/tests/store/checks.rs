@@ -1,6 +1,6 @@
 //! The schema's own rules: what the code must never write, the database refuses.
 
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgPool};
 
 use crate::database::{Db, at, with};
 use crate::plans::{done, plan, step};
@@ -124,12 +124,16 @@ async fn one_version_of_a_plan_is_active_at_most() {
         let second = first.with(serde_json::json!({"plan_version": 2}));
         db.start(&first, at(0)).await;
         db.approve(&second, at(0)).await;
+        let mut tx = db.sql.begin().await.unwrap();
+        // No arrow leads to most of these from here; the index holds by itself.
+        sqlx::query("ALTER TABLE execution_plan DISABLE TRIGGER USER").execute(&mut *tx).await.unwrap();
         for state in ["staged", "executing", "paused", "rolling_back", "stuck"] {
+            let mut tx = tx.begin().await.unwrap();
             let error = sqlx::query(
                 "UPDATE execution_plan SET state = $1, started_at = state_since WHERE plan_version = 2",
             )
             .bind(state)
-            .execute(&db.sql)
+            .execute(&mut *tx)
             .await
             .unwrap_err();
             assert!(error.as_database_error().unwrap().is_unique_violation(), "{state}: {error}");

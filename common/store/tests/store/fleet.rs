@@ -217,6 +217,7 @@ impl Worker {
                     lost: row.lost,
                     retry,
                     retry_after: row.retry_after,
+                    since: row.since,
                     plan_goes_on: row.plan_goes_on,
                 };
                 let decision = rollback::decide(&unit, plan.document.rollback.kind, now, &self.dice);

@@ -162,10 +162,7 @@ async fn a_reservation_that_nobody_owns_is_closed_by_the_ledger_and_told_of() {
         assert_eq!(db.store.orphans(START, 10).await.unwrap(), OrphanPage::default(), "both are running");
         assert_eq!(db.store.close_orphans(plan.key(), at(2)).await.unwrap(), 0);
         // As a fault of ours would leave it: ready again, and the attempt's reservation open.
-        db.run(
-            "UPDATE execution_step SET state = 'ready', lease_until = NULL WHERE step_index = 0".to_owned(),
-        )
-        .await;
+        db.force("UPDATE execution_step SET state = 'ready' WHERE step_index = 0").await;
         let found = db.store.orphans(START, 10).await.unwrap();
         assert_eq!(found.orphaned, [plan.key()]);
         assert_eq!(db.store.close_orphans(plan.key(), at(3)).await.unwrap(), 1);
@@ -176,6 +173,7 @@ async fn a_reservation_that_nobody_owns_is_closed_by_the_ledger_and_told_of() {
         let told = "SELECT count(*) FROM execution_event WHERE kind = 'spend.released'
                     AND data->>'reason' LIKE '%closed by the reconciler' AND (data->>'amount')::bigint = 10";
         assert_eq!(db.number(told).await, 1);
+        db.force("UPDATE execution_step SET state = 'running' WHERE step_index = 0").await;
         db.assert_sound().await;
     })
     .await;
@@ -218,7 +216,7 @@ async fn open_reservations_are_looked_through_a_page_at_a_time() {
             db.start(plan, at(0)).await;
             db.take(plan, plan.unit(0), at(1)).await;
         }
-        db.run("UPDATE execution_step SET state = 'ready', lease_until = NULL".to_owned()).await;
+        db.force("UPDATE execution_step SET state = 'ready', lease_until = NULL").await;
         let (mut after, mut found) = (START, Vec::new());
         loop {
             let page = db.store.orphans(after, 2).await.unwrap();

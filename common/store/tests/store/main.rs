@@ -22,4 +22,5 @@ mod plans;
 mod registry;
 mod relay;
 mod rollback;
+mod transitions;
 mod verdicts;

@@ -1,10 +1,11 @@
 //! What stands between a plan or a step and its end, from rows that were read; pure.
 
+mod bounds;
 mod stop;
 mod unit;
 
 use chrono::{DateTime, Utc};
-use dat_plan::{PlanState, StepState, UnitKind};
+use dat_plan::{PlanDocument, PlanState, StepState, UnitKind};
 use dat_store::{PlanView, StepView, Stop};
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub(super) struct Facts<'a> {
     pub(super) view: &'a PlanView,
     /// What operators have stopped.
     pub(super) stops: &'a [Stop],
+    /// The document.
+    pub(super) document: &'a PlanDocument,
     /// What each step needs, by index.
     pub(super) needs: &'a [Vec<usize>],
     /// Now.
@@ -73,7 +76,7 @@ impl Facts<'_> {
             }
             PlanState::Executing | PlanState::RollingBack | PlanState::Stuck => {
                 let why = reason.map(|reason| self.going(reason));
-                stopped.into_iter().chain(why).chain(self.of_units()).collect()
+                stopped.into_iter().chain(why).chain(self.of_units()).chain(self.deadline()).collect()
             }
             PlanState::Completed | PlanState::Rejected | PlanState::Aborted | PlanState::Archived => {
                 let because =

@@ -43,7 +43,8 @@ impl Explain {
         let stops = store.stops().await?;
         let document = document(&store, plan).await?;
         let needs = needs(&document)?;
-        let facts = Facts { view: &view, stops: &stops, needs: &needs, now: session.now() };
+        let facts =
+            Facts { view: &view, stops: &stops, document: &document, needs: &needs, now: session.now() };
         let blockers = match &self.step {
             None => facts.of_plan(),
             Some(step) if document.steps.iter().any(|s| s.key.as_str() == step) || facts.has(step) => {
@@ -83,7 +84,7 @@ fn say(blockers: &[Blocker]) -> Result<(), Failure> {
     }
 }
 
-async fn document(store: &Store, plan: PlanKey) -> Result<PlanDocument, Failure> {
+pub(super) async fn document(store: &Store, plan: PlanKey) -> Result<PlanDocument, Failure> {
     let stored = store.documents(&[plan]).await?.pop().ok_or_else(|| plan_name::unknown(plan))?;
     serde_json::from_slice(&stored.body)
         .map_err(|error| Failure::Failed(format!("the document of plan {plan} cannot be read: {error}")))

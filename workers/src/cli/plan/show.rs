@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use dat_plan::{PlanState, UnitKind};
+use dat_plan::document::Mode;
+use dat_plan::{PlanDocument, PlanState, UnitKind};
 use dat_store::{AttemptView, PlanView, StepView};
+use serde_json::{Value, json};
 
+use super::explain::document;
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output::{self, OutputFlag};
 use crate::cli::plan_name::{self, PlanArg};
@@ -33,10 +36,15 @@ impl Show {
         let store = session.store().await?;
         let plan = self.plan.key(&store).await?;
         let view = store.plan(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
+        let document = document(&store, plan).await?;
+        let dry = (document.mode == Mode::Dry).then_some(&document);
         if self.output.is_json() {
-            output::json(&view)?;
+            output::json(&shown(&view, dry))?;
         } else {
             summary(&view, session.now())?;
+            if let Some(document) = dry {
+                forecast(document)?;
+            }
             units(&view, UnitKind::Action)?;
             units(&view, UnitKind::Undo)?;
             attempts(&view)?;
@@ -74,6 +82,36 @@ fn summary(view: &PlanView, now: DateTime<Utc>) -> Result<(), Failure> {
         plan.steps_total,
         output::moment(view.registered_at)
     ))
+}
+
+/// The view, and of a dry run what it found.
+fn shown(view: &PlanView, dry: Option<&PlanDocument>) -> Value {
+    let mut shown = json!(view);
+    if let (Some(document), Some(fields)) = (dry, shown.as_object_mut()) {
+        let found = json!({
+            "cost": document.cost_range(), "irreversible": document.irreversible(), "approvals_needed": ["ggp"],
+        });
+        fields.insert("dry_run".to_owned(), found);
+    }
+    shown
+}
+
+/// What a dry run says of the live plan.
+fn forecast(document: &PlanDocument) -> Result<(), Failure> {
+    let (cost, currency) = (document.cost_range(), document.budget.currency.as_str());
+    output::line(format_args!(
+        "dry run   no effects, no spend; live it costs {} to {} {currency}, {} with every undo, {} with every retry",
+        cost.least, cost.most, cost.with_undos, cost.with_retries
+    ))?;
+    let irreversible = document.irreversible();
+    if !irreversible.is_empty() {
+        output::line(format_args!(
+            "          {} {currency} of it for good: {} cannot be undone",
+            cost.irreversible,
+            irreversible.join(", ")
+        ))?;
+    }
+    output::line("          needs governance's approval of the live document: its hash is another")
 }
 
 fn approval(view: &PlanView) -> String {

@@ -128,6 +128,7 @@ impl World {
             last: row.last,
             attempts: i32::from(row.attempts - row.lost),
             lost: i32::from(row.lost),
+            since: DateTime::UNIX_EPOCH,
             retry: &Retry { max_attempts: ATTEMPTS, initial_ms: 0, ..Retry::default() },
             retry_after: TimeDelta::zero(),
             plan_goes_on: self.plan == PlanState::Executing,

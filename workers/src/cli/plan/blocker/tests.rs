@@ -2,10 +2,11 @@
 
 use chrono::TimeDelta;
 use dat_plan::PlanKey;
-use dat_store::PlanSummary;
+use dat_store::{AttemptView, PlanSummary};
 use uuid::Uuid;
 
 use super::*;
+use crate::cli::output;
 
 fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
@@ -58,8 +59,22 @@ fn view(state: PlanState, steps: Vec<StepView>) -> PlanView {
     }
 }
 
+/// Two steps in order.
+fn document() -> PlanDocument {
+    serde_json::from_value(serde_json::json!({
+        "plan_id": Uuid::nil(), "plan_version": 1, "tenant": "acme", "name": "Launch",
+        "budget": {"amount": 100, "currency": "usd"}, "deadline": now() + TimeDelta::hours(1),
+        "steps": [
+            {"key": "a", "connector": "mux", "action": "x", "irreversible": true, "timeout_ms": 60_000,
+             "retry": {"within_ms": 600_000}},
+            {"key": "b", "connector": "mux", "action": "x", "irreversible": true},
+        ],
+    }))
+    .expect("a plan")
+}
+
 fn explained(view: &PlanView, stops: &[Stop], step: Option<&str>) -> Vec<Blocker> {
-    let facts = Facts { view, stops, needs: &[vec![], vec![0]], now: now() };
+    let facts = Facts { view, stops, document: &document(), needs: &[vec![], vec![0]], now: now() };
     step.map_or_else(|| facts.of_plan(), |step| facts.of_step(step))
 }
 
@@ -131,4 +146,30 @@ fn a_lease_that_ran_out_waits_for_the_sweeper() {
     step.lease_until = Some(now() - TimeDelta::seconds(1));
     let blockers = explained(&view(PlanState::Executing, vec![step]), &[], None);
     assert!(blockers[0].because.contains("the lease of w1 ran out"), "{blockers:?}");
+}
+
+#[test]
+fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
+    let mut view = view(PlanState::Executing, vec![unit("action", 0, "a", StepState::Running)]);
+    view.attempts.push(AttemptView {
+        kind: "action".to_owned(),
+        index: 0,
+        attempt: 1,
+        worker: "w1".to_owned(),
+        idempotency_key: String::new(),
+        started_at: now(),
+        ended_at: None,
+        outcome: None,
+        detail: None,
+    });
+    let said: Vec<String> = explained(&view, &[], None).into_iter().map(|blocker| blocker.because).collect();
+    let at = |later| output::moment(now() + later);
+    let bounds = [
+        format!("its deadline is {}", at(TimeDelta::hours(1))),
+        format!("times out at {} (timeout_ms)", at(TimeDelta::minutes(1))),
+        format!("after {} (retry.within_ms)", at(TimeDelta::minutes(10))),
+    ];
+    for bound in bounds {
+        assert!(said.iter().any(|said| said.contains(&bound)), "{bound} is not in {said:#?}");
+    }
 }

@@ -42,7 +42,7 @@ impl Facts<'_> {
         };
         Blocker {
             about: name(unit),
-            because: format!("{}, {because}", unit.state),
+            because: format!("{}, {because}{}", unit.state, self.bound(unit)),
             unblocked_by: Some(remedy),
         }
     }
