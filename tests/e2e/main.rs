@@ -4,6 +4,7 @@
 //! one side of the contract.
 
 mod books;
+mod breaker;
 mod constraints;
 mod control;
 mod crash;
@@ -14,6 +15,7 @@ mod foreign_mux;
 mod freeze;
 mod governance;
 mod health;
+mod http;
 mod invalid;
 mod limits;
 mod live;
@@ -25,4 +27,5 @@ mod reconcile;
 mod redis_loss;
 mod scenario_table;
 mod scenarios;
+mod shop;
 mod token_trace;

@@ -15,6 +15,7 @@ use dat_topology::Stage as StageName;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
+use crate::readiness;
 use crate::stage::{Disposition, Parked, Stage};
 use crate::trace;
 
@@ -48,6 +49,10 @@ impl Stage for PlanSubmitted<'_> {
             let message =
                 "dry runs are not supported by this version; submit it as 'live', or use dat plan validate";
             return Err(refused(vec![Fault::new("/mode", FaultCode::UnknownValue, message)]));
+        }
+        let unready = readiness::faults(&checked.document, &self.fleet.connectors);
+        if !unready.is_empty() {
+            return Err(refused(unready));
         }
         let package = ApprovalPackage {
             plan_id: checked.document.plan_id,

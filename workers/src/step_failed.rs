@@ -237,7 +237,10 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let timeout = spec.map_or(0, |s| s.timeout_ms);
     let not_after = probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
     let answer = match fleet.connectors.get(&connector_name) {
-        Some(connector) => connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT).await,
+        Some(connector) => {
+            let action = spec.map_or("", |s| s.action);
+            connector.probe(action, &probe.idempotency_key, not_after, PROBE_TIMEOUT).await
+        }
         None => {
             ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false }
         }
@@ -257,7 +260,15 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         {
             Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
         }
-        ProbeAnswer::Unknown { detail, .. } => {
+        // There is nobody to ask, however often: what the plan says of that holds at once.
+        ProbeAnswer::NoProbe { .. } if plan.document.on_unknown == OnUnknown::Rollback => {
+            Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
+        }
+        // The same key makes no second effect: an attempt like any that failed, and to be undone like one.
+        ProbeAnswer::Repeatable { detail } => {
+            Finding::Error { cost: 0, detail: storable(&detail), retry_after_ms: 0 }
+        }
+        ProbeAnswer::Unknown { detail, .. } | ProbeAnswer::NoProbe { detail } => {
             let wait = TimeDelta::milliseconds(500 << probe.probes.clamp(0, 6));
             Finding::CannotTell { detail: storable(&detail), again_at: fleet.now() + wait }
         }
