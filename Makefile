@@ -50,6 +50,11 @@ token-trace: ## Run the whole token stream against half its budget, with Redis l
 	$(WITH_STACK) $(CARGO) test --quiet --locked --package dat $(FAULTS) --no-run; \
 	$(WITH_STACK) $(CARGO) test --locked --package dat-tests --test e2e token_trace -- --nocapture
 
+.PHONY: http-mock
+http-mock: ## Run the connector http against a mock server from npm, made from a public OpenAPI document
+	@$(CARGO) test --quiet --locked --package dat-connectors --test http --no-run
+	@topology/stack/http-mock target/http-mock $(CARGO) test --locked --package dat-connectors --test http -- --nocapture mock
+
 .PHONY: lint
 lint: ## Check format and lints
 	@$(CARGO) fmt --all --check

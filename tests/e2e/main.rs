@@ -4,6 +4,7 @@
 //! one side of the contract.
 
 mod books;
+mod breaker;
 mod constraints;
 mod control;
 mod crash;
@@ -16,6 +17,7 @@ mod foreign_mux;
 mod freeze;
 mod governance;
 mod health;
+mod http;
 mod invalid;
 mod limits;
 mod live;
@@ -29,4 +31,5 @@ mod reconcile;
 mod redis_loss;
 mod scenario_table;
 mod scenarios;
+mod shop;
 mod token_trace;

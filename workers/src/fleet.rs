@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::alarm::Alarm;
+use crate::breakers::Breakers;
 use crate::documents::Documents;
 use crate::limits::Limits;
 use crate::live::Live;
@@ -33,6 +34,7 @@ pub(crate) struct Fleet {
     pub(crate) documents: Documents,
     pub(crate) operators: Operators,
     pub(crate) limits: Limits,
+    pub(crate) breakers: Breakers,
     pub(crate) windows: Windows,
     pub(crate) live: Live,
     pub(crate) metrics: Metrics,

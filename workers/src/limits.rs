@@ -52,18 +52,17 @@ impl Limits {
         })
     }
 
-    /// Asks for a batch: at most one call each for copies and rates, whatever its size. Token windows are asked after
-    /// these, of what may pass.
+    /// Asks of what may pass of a batch: at most one call each for copies and rates, whatever its size. Breakers are
+    /// asked before these, token windows after.
     pub(crate) async fn ask(
         &self,
         batch: &Candidates,
+        said: &mut [Limited],
         operators: &Operators,
         now: DateTime<Utc>,
-    ) -> Vec<Limited> {
-        let mut said = vec![Limited::Pass; batch.len()];
-        self.ask_copies(batch, &mut said, now).await;
-        self.ask_rates(batch, operators, &mut said, now).await;
-        said
+    ) {
+        self.ask_copies(batch, said, now).await;
+        self.ask_rates(batch, operators, said, now).await;
     }
 
     /// What the live copies show cannot be afforded is put off; the database is asked when the copy is gone.
@@ -78,7 +77,7 @@ impl Limits {
         let copies: BTreeMap<&str, AccountCopy> =
             ids.into_iter().zip(copies).filter_map(|(id, copy)| Some((id, copy?))).collect();
         for ((candidate, plan), said) in batch.iter().zip(said) {
-            if candidate.unit.kind == UnitKind::Undo || plan.is_dry() {
+            if candidate.unit.kind == UnitKind::Undo || plan.is_dry() || *said != Limited::Pass {
                 continue;
             }
             let copy = candidate.plan_account.and_then(|id| copies.get(id.to_string().as_str()).cloned());

@@ -5,6 +5,7 @@
 //! what nobody heard. `cli` has a file for each family of commands.
 
 mod alarm;
+mod breakers;
 mod cli;
 mod control;
 mod documents;
@@ -21,6 +22,7 @@ mod outcomes;
 mod plan_approved;
 mod plan_submitted;
 mod rates;
+mod readiness;
 mod recheck;
 mod reconciler;
 mod recovery;

@@ -39,6 +39,9 @@ pub(crate) struct Metrics {
     drift: IntCounterVec,
     rebuilds: IntCounterVec,
     rebuild_duration: HistogramVec,
+    breaker_open: IntGaugeVec,
+    breaker_opened: IntCounterVec,
+    breaker_put_off: IntCounterVec,
     slots_busy: IntGauge,
     reconnects: IntGauge,
 }
@@ -189,6 +192,21 @@ impl Metrics {
                 "cause",
                 SECONDS,
             )?,
+            breaker_open: make.gauges(
+                "dat_breaker_open",
+                "Whether a connector's breaker was open or half-open when this worker asked last",
+                "connector",
+            )?,
+            breaker_opened: make.counters(
+                "dat_breaker_opened_total",
+                "Times that an answer to this worker opened a connector's breaker",
+                "connector",
+            )?,
+            breaker_put_off: make.counters(
+                "dat_breaker_put_off_total",
+                "Claims that an open breaker put off",
+                "connector",
+            )?,
             slots_busy: make.gauge("dat_worker_slots_busy", "Attempts that run now")?,
             reconnects: make.gauge("dat_bus_reconnects", "Reconnects to the broker since the start")?,
             registry: make.0,
@@ -293,6 +311,19 @@ impl Metrics {
         if let Some(seconds) = seconds {
             self.rebuild_duration.with_label_values(&[cause]).observe(seconds);
         }
+    }
+
+    pub(crate) fn breaker_open(&self, connector: &str, open: bool) {
+        self.breaker_open.with_label_values(&[connector]).set(i64::from(open));
+    }
+
+    pub(crate) fn breaker_opened(&self, connector: &str) {
+        self.breaker_open(connector, true);
+        self.breaker_opened.with_label_values(&[connector]).inc();
+    }
+
+    pub(crate) fn breaker_put_off(&self, connector: &str) {
+        self.breaker_put_off.with_label_values(&[connector]).inc();
     }
 
     pub(crate) fn slots_busy(&self, count: usize) {

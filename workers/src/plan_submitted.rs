@@ -14,6 +14,7 @@ use dat_topology::Stage as StageName;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
+use crate::readiness;
 use crate::stage::{Disposition, Parked, Stage};
 use crate::trace;
 
@@ -42,6 +43,10 @@ impl Stage for PlanSubmitted<'_> {
     fn read(&self, message: &Received) -> Result<Registration, Parked> {
         let rules = Rules { connectors: &self.connectors, predicates: &CelCheck };
         let checked = check::plan(&message.body, &rules).map_err(refused)?;
+        let unready = readiness::faults(&checked.document, &self.fleet.connectors);
+        if !unready.is_empty() {
+            return Err(refused(unready));
+        }
         let package = ApprovalPackage {
             plan_id: checked.document.plan_id,
             plan_version: checked.document.plan_version,

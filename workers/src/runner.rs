@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::breakers;
 use crate::documents::{Prepared, UnitSpec};
 use crate::fleet::Fleet;
 use crate::guard;
@@ -79,6 +80,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
     );
     let (finding, decision) = async {
         let (finding, decision) = run(fleet, plan, &claimed).await;
+        breakers::unasked(fleet, &unit, claimed.attempt).await;
         tracing::debug!(?finding, "ended");
         (finding, decision)
     }
@@ -138,6 +140,8 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         return not_sent("the lease ran out before the request was sent");
     }
     let answer = dat_fault::around("runner.send", connector.act(call)).await;
+    let told = breakers::report(fleet, spec.connector, &unit, claimed.attempt, &answer);
+    dat_fault::around("breaker.report", told).await;
     if let Answer::Error { retry_after_ms, .. } = &answer
         && *retry_after_ms > 0
     {
@@ -225,7 +229,7 @@ fn judge(
             };
             return (finding, Some(logged));
         }
-        Answer::Error { cost, detail, retry_after_ms } => Finding::Error {
+        Answer::Error { cost, detail, retry_after_ms, .. } => Finding::Error {
             cost,
             detail: storable(&detail),
             retry_after_ms: i64::try_from(retry_after_ms).unwrap_or(i64::MAX).min(86_400_000),

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use dat_guards::{RateLimit, TokenWindow};
+use dat_connectors::http::HttpSettings;
+use dat_guards::{BreakerRule, RateLimit, TokenWindow};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,10 @@ pub(crate) struct Settings {
     pub(crate) rate: Vec<RateSetting>,
     /// Token windows: every one that matches a step must have room.
     pub(crate) token_window: Vec<TokenWindow>,
+    /// Circuit breakers; a connector without one has none.
+    pub(crate) breaker: Vec<BreakerSetting>,
+    /// The connector `http`: there is none without an action.
+    pub(crate) http: HttpSettings,
 }
 
 /// How a worker works.
@@ -111,6 +116,47 @@ impl RateSetting {
     }
 }
 
+/// A circuit breaker as it is written in the settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BreakerSetting {
+    /// Its connector.
+    pub(crate) connector: String,
+    /// So many failures open it, 1 to 10,000.
+    #[serde(default = "BreakerSetting::failures")]
+    pub(crate) failures: u32,
+    /// In so many milliseconds, 10 to 3,600,000.
+    #[serde(default = "BreakerSetting::window_ms")]
+    pub(crate) window_ms: u64,
+    /// For so many milliseconds, 10 to 3,600,000; then one step tries.
+    #[serde(default = "BreakerSetting::open_ms")]
+    pub(crate) open_ms: u64,
+}
+
+impl BreakerSetting {
+    const fn failures() -> u32 {
+        5
+    }
+
+    const fn window_ms() -> u64 {
+        30_000
+    }
+
+    const fn open_ms() -> u64 {
+        10_000
+    }
+
+    /// The rule, checked.
+    pub(crate) fn rule(&self) -> Result<BreakerRule, BadSetting> {
+        let (window, pause) = (
+            std::time::Duration::from_millis(self.window_ms),
+            std::time::Duration::from_millis(self.open_ms),
+        );
+        BreakerRule::new(self.failures, window, pause)
+            .map_err(|error| BadSetting(format!("breaker of {}: {error}", self.connector)))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -122,6 +168,8 @@ impl Default for Settings {
             worker: WorkerSettings::default(),
             rate: Vec::new(),
             token_window: Vec::new(),
+            breaker: Vec::new(),
+            http: HttpSettings::default(),
         }
     }
 }
@@ -187,6 +235,12 @@ impl Settings {
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
         for rate in &self.rate {
             rate.limit()?;
+        }
+        for (place, breaker) in self.breaker.iter().enumerate() {
+            breaker.rule()?;
+            if self.breaker[..place].iter().any(|other| other.connector == breaker.connector) {
+                return Err(BadSetting(format!("breaker of {}: it is there twice", breaker.connector)));
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postpo
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::breakers;
 use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
 use crate::fleet::Fleet;
@@ -182,10 +183,25 @@ impl Dispatcher {
     }
 
     /// Asks the limits, then the database, for at most `free` units.
-    async fn claim_batch(&self, mut batch: Candidates, free: usize) -> Result<Moved, StoreError> {
+    async fn claim_batch(&self, batch: Candidates, free: usize) -> Result<Moved, StoreError> {
+        let mut said = vec![Limited::Pass; batch.len()];
+        let trials = dat_fault::around("breaker.ask", breakers::ask(&self.fleet, &batch, &mut said)).await;
+        let moved = self.claim_passed(batch, said, free).await;
+        // However that went: what was to try a breaker and was not started lets another try.
+        dat_fault::around("breaker.give_back", breakers::give_back(&self.fleet, trials)).await;
+        moved
+    }
+
+    async fn claim_passed(
+        &self,
+        mut batch: Candidates,
+        mut said: Vec<Limited>,
+        free: usize,
+    ) -> Result<Moved, StoreError> {
         let fleet = &*self.fleet;
         let now = fleet.now();
-        let mut said = dat_fault::around("rate.ask", fleet.limits.ask(&batch, &fleet.operators, now)).await;
+        let asked = fleet.limits.ask(&batch, &mut said, &fleet.operators, now);
+        dat_fault::around("rate.ask", asked).await;
         let beyond = cut(&mut said, &mut batch, free);
         dat_fault::around("rate.cut", fleet.limits.give_back(&fleet.operators, beyond.iter())).await;
         let batch = &batch;
@@ -360,6 +376,7 @@ impl Dispatcher {
         let (fleet, running, ended) =
             (Arc::clone(&self.fleet), Arc::clone(&self.running), self.ended.clone());
         running.add(&claimed.lease);
+        fleet.breakers.started(&claimed.lease.unit, claimed.attempt);
         tokio::spawn(async move {
             let unit = claimed.lease.unit;
             let outcome = runner::attempt(&fleet, &plan, claimed).await;

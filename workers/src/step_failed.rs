@@ -240,7 +240,8 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let answer = match fleet.connectors.get(&connector_name) {
         _ if plan.is_dry() => ProbeAnswer::Sealed, // nothing left this process, and nothing will
         Some(connector) => {
-            let asked = connector.probe(&probe.idempotency_key, not_after, PROBE_TIMEOUT);
+            let action = spec.map_or("", |s| s.action);
+            let asked = connector.probe(action, &probe.idempotency_key, not_after, PROBE_TIMEOUT);
             dat_fault::around("probe.send", asked).await
         }
         None => {
@@ -262,7 +263,15 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         {
             Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
         }
-        ProbeAnswer::Unknown { detail, .. } => {
+        // There is nobody to ask, however often: what the plan says of that holds at once.
+        ProbeAnswer::NoProbe { .. } if plan.document.on_unknown == OnUnknown::Rollback => {
+            Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
+        }
+        // The same key makes no second effect: an attempt like any that failed, and to be undone like one.
+        ProbeAnswer::Repeatable { detail } => {
+            Finding::Error { cost: 0, detail: storable(&detail), retry_after_ms: 0 }
+        }
+        ProbeAnswer::Unknown { detail, .. } | ProbeAnswer::NoProbe { detail } => {
             let wait = TimeDelta::milliseconds(500 << probe.probes.clamp(0, 6));
             Finding::CannotTell { detail: storable(&detail), again_at: fleet.now() + wait }
         }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dat_bus::{Bus, BusConfig};
-use dat_connectors::{Connectors, Echo, Mux};
+use dat_connectors::{Connectors, Echo, Http, Mux};
 use dat_guards::RuntimeStore;
-use dat_plan::Entropy;
 use dat_plan::clock::{SeededEntropy, SystemClock};
+use dat_plan::{Clock, Entropy};
 use dat_store::Store;
 use dat_topology::{Exchange, Stage as StageName, Topology};
 use tokio::net::TcpListener;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::breakers::Breakers;
 use crate::control;
 use crate::documents::Documents;
 use crate::fleet::{Bells, Fleet};
@@ -249,7 +250,15 @@ fn assemble(
     let limits = Limits::new(settings, &runtime).map_err(cannot)?;
     let windows = Windows::new(&settings.token_window, &runtime, &name);
     let (live, writer) = Live::new(&runtime);
+    let breakers = Breakers::new(&settings.breaker, &runtime, &name).map_err(cannot)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mux = Mux::new(bus.rpc_client(None), topology.exchange(Exchange::Mux).name());
+    let mut connectors = Connectors::default().with(Echo).with(mux);
+    if !settings.http.action.is_empty() {
+        let variable = |name: &str| std::env::var(name).ok();
+        let http = Http::new(&settings.http, Arc::clone(&clock), &variable).map_err(cannot)?;
+        connectors = connectors.with(http);
+    }
     let fleet = Fleet {
         name,
         settings: settings.worker.clone(),
@@ -257,14 +266,15 @@ fn assemble(
         publisher: bus.publisher(),
         bus,
         topology,
-        connectors: Connectors::default().with(Echo).with(mux),
+        connectors,
         documents: Documents::new(),
         operators: Operators::default(),
         limits,
+        breakers,
         windows,
         live,
         metrics: Metrics::new().map_err(cannot)?,
-        clock: Arc::new(SystemClock),
+        clock,
         entropy,
         bells: Bells::default(),
         draining: CancellationToken::new(),

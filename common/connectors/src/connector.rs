@@ -1,5 +1,6 @@
 //! The contract: what a connector is asked, what it may answer, and what it declares.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,19 @@ pub struct Declaration {
     pub can_probe: bool,
     /// Actions can be undone through it.
     pub can_compensate: bool,
+}
+
+/// What a connector says of one of its actions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionDeclaration {
+    /// Each idempotency key is applied at most once.
+    pub idempotent: bool,
+    /// A probe tells what came of a key, and seals it.
+    pub can_probe: bool,
+    /// It may undo another action.
+    pub can_compensate: bool,
+    /// The parameters without which it cannot be asked for.
+    pub parameters: BTreeSet<String>,
 }
 
 /// One request, ready to be sent.
@@ -43,7 +57,7 @@ pub enum Answer {
         /// What came back.
         refund: i64,
     },
-    /// A definite answer: no effect, may be tried again.
+    /// A definite answer: no effect, or none that the same key would not be spared a second time; may be tried again.
     Error {
         /// What it cost all the same.
         cost: i64,
@@ -51,6 +65,8 @@ pub enum Answer {
         detail: String,
         /// Not sooner than this, milliseconds.
         retry_after_ms: u64,
+        /// The outside system itself is ill, by its own account: its breaker counts it.
+        ill: bool,
     },
     /// A definite answer: no effect, for good.
     Refused {
@@ -104,8 +120,18 @@ pub enum ProbeAnswer {
     Unknown {
         /// For people.
         detail: String,
-        /// The outside system answered, and cannot tell; else it could not be asked.
+        /// The outside system answered, and cannot tell; else it could not be asked, or it is too early to believe it.
         answered: bool,
+    },
+    /// It cannot be asked; but no request is on its way any more, and the same key can be sent again.
+    Repeatable {
+        /// For people.
+        detail: String,
+    },
+    /// It cannot be asked, now or ever, nor sent again: the plan's `on_unknown` decides. No request is on its way any more.
+    NoProbe {
+        /// For people.
+        detail: String,
     },
 }
 
@@ -114,6 +140,14 @@ pub enum ProbeAnswer {
 pub trait Connector: Send + Sync {
     /// What it is and can do.
     fn declaration(&self) -> Declaration;
+
+    /// What it says of one of its actions; none where it has no such action. By default it has every action, and says
+    /// of each what it says of itself.
+    fn action(&self, name: &str) -> Option<ActionDeclaration> {
+        let _ = name;
+        let Declaration { idempotent, can_probe, can_compensate, .. } = self.declaration();
+        Some(ActionDeclaration { idempotent, can_probe, can_compensate, parameters: BTreeSet::new() })
+    }
 
     /// Sends one request and waits for its answer, at most `call.timeout`.
     async fn act(&self, call: Call) -> Answer;
@@ -125,7 +159,13 @@ pub trait Connector: Send + Sync {
         Rehearsal::Fine { detail: format!("it would ask {name} for {}", call.request.action) }
     }
 
-    /// Asks what came of a key, and seals it if nothing did. `not_after` is the latest moment at which the request
-    /// could still have been accepted; a connector that cannot seal may answer "not done" only after it.
-    async fn probe(&self, idempotency_key: &str, not_after: DateTime<Utc>, timeout: Duration) -> ProbeAnswer;
+    /// Asks what came of an action's key, and seals it if nothing did. `not_after` is the latest moment at which the
+    /// request could still have been accepted; a connector that cannot seal may answer "not done" only after it.
+    async fn probe(
+        &self,
+        action: &str,
+        idempotency_key: &str,
+        not_after: DateTime<Utc>,
+        timeout: Duration,
+    ) -> ProbeAnswer;
 }

@@ -34,7 +34,7 @@ impl Connector for Echo {
     }
 
     /// Nothing outside the process ever happened.
-    async fn probe(&self, _: &str, _: DateTime<Utc>, _: Duration) -> ProbeAnswer {
+    async fn probe(&self, _: &str, _: &str, _: DateTime<Utc>, _: Duration) -> ProbeAnswer {
         ProbeAnswer::Sealed
     }
 }

@@ -59,7 +59,13 @@ impl Connector for Mux {
         rehearsed(&self.exchange, &call.request)
     }
 
-    async fn probe(&self, idempotency_key: &str, _: DateTime<Utc>, timeout: Duration) -> ProbeAnswer {
+    async fn probe(
+        &self,
+        _: &str,
+        idempotency_key: &str,
+        _: DateTime<Utc>,
+        timeout: Duration,
+    ) -> ProbeAnswer {
         let deadline = Instant::now() + timeout;
         let request = ProbeRequest { idempotency_key: idempotency_key.to_owned() };
         let message = Message::json(&self.exchange, PROBE, json!(request).to_string())
@@ -116,7 +122,8 @@ fn read_reply(body: &[u8]) -> Answer {
             refund: reply.refund,
         },
         ActionStatus::Error => {
-            Answer::Error { cost: reply.cost, detail, retry_after_ms: reply.retry_after_ms.unwrap_or(0) }
+            let retry_after_ms = reply.retry_after_ms.unwrap_or(0);
+            Answer::Error { cost: reply.cost, detail, retry_after_ms, ill: false }
         }
         ActionStatus::Refused => Answer::Refused { cost: reply.cost, detail },
     }
@@ -158,7 +165,7 @@ mod tests {
         );
         assert_eq!(
             read_reply(br#"{"status": "error", "message": "busy", "retry_after_ms": 50}"#),
-            Answer::Error { cost: 0, detail: "busy".to_owned(), retry_after_ms: 50 }
+            Answer::Error { cost: 0, detail: "busy".to_owned(), retry_after_ms: 50, ill: false }
         );
         assert!(matches!(read_reply(br#"{"status": "refused"}"#), Answer::Refused { cost: 0, .. }));
     }

@@ -11,7 +11,7 @@ pub struct Connectors(BTreeMap<&'static str, Arc<dyn Connector>>);
 
 impl Connectors {
     /// The names that plan documents may use in this version of DAT.
-    pub const NAMES: [&str; 2] = ["echo", "mux"];
+    pub const NAMES: [&str; 3] = ["echo", "http", "mux"];
 
     /// Adds a connector under the name it declares.
     #[must_use]

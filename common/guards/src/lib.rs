@@ -2,12 +2,13 @@
 //!
 //! **Owns** the constraint engine ([`Predicate`], [`ConstraintSet`], [`Conditions`]), which is pure, and what the fleet
 //! keeps in Redis: rate schedules ([`RateSchedule`]), token windows ([`TokenWindows`]), copies of accounts
-//! ([`AccountCopies`]) and live plans ([`LivePlans`]).
+//! ([`AccountCopies`]), live plans ([`LivePlans`]) and circuit breakers ([`Breakers`]).
 //! **May be called** by the workers, in the order constraints, windows, rates; and by tools that decide again offline.
 //! **Must never** know SQL or AMQP, or say the last word on money: Redis only postpones, PostgreSQL refuses. Losing
 //! Redis loses nothing: rates go on in each process ([`LocalRate`]), windows stop until they are rebuilt, copies and
-//! live plans are refilled from rows. The engine never reads a clock: time is an input, and equal inputs decide alike.
+//! live plans are refilled from rows, breakers close. The engine never reads a clock: time is an input, and equal inputs decide alike.
 
+mod breaker;
 mod conditions;
 mod constraints;
 mod copy;
@@ -23,6 +24,7 @@ mod token_windows;
 mod versioned;
 mod window;
 
+pub use breaker::{BadBreaker, BreakerRequest, BreakerRule, Breakers, Health, Moved, Passage};
 pub use conditions::{Conditions, When};
 pub use constraints::{Cap, ConstraintSet, Counter, Origin, RateRule, StepPlace};
 pub use copy::{AccountCopies, AccountCopy, Affordable, COPY_LIFETIME, can_be_of, fits};

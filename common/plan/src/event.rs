@@ -33,6 +33,12 @@ pub enum ControlAct {
     SetConstraints,
     /// A tenant's share of the claims was set.
     SetWeight,
+    /// A connector's breaker is held open: no claim for it.
+    OpenBreaker,
+    /// It is held closed, whatever it says by itself.
+    CloseBreaker,
+    /// It moves by itself again.
+    FreeBreaker,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
 }
@@ -50,11 +56,14 @@ impl ControlAct {
             Self::SetBudget => "set_budget",
             Self::SetConstraints => "set_constraints",
             Self::SetWeight => "set_weight",
+            Self::OpenBreaker => "open_breaker",
+            Self::CloseBreaker => "close_breaker",
+            Self::FreeBreaker => "free_breaker",
             Self::Resolve => "resolve",
         }
     }
 
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
@@ -63,6 +72,9 @@ impl ControlAct {
         Self::SetBudget,
         Self::SetConstraints,
         Self::SetWeight,
+        Self::OpenBreaker,
+        Self::CloseBreaker,
+        Self::FreeBreaker,
         Self::Resolve,
     ];
 }

@@ -52,7 +52,7 @@ impl ControlScope {
 /// A stop in force.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Stop {
-    /// `fleet`, `tenant`, `plan` or `connector`.
+    /// `fleet`, `tenant`, `plan` or `connector`; `breaker` for a connector whose breaker is forced open.
     pub scope: String,
     /// Which one; empty for the fleet.
     pub subject: String,
@@ -106,17 +106,30 @@ impl Stops {
             })
             .or_else(|| {
                 connectors.into_iter().find_map(|connector| {
-                    find("connector", connector)
-                        .map(|stop| said(format!("connector {connector} is disabled"), stop))
+                    let disabled = find("connector", connector)
+                        .map(|stop| said(format!("connector {connector} is disabled"), stop));
+                    let forced = || {
+                        find("breaker", connector).map(|stop| {
+                            said(format!("the breaker of connector {connector} is forced open"), stop)
+                        })
+                    };
+                    disabled.or_else(forced)
                 })
             })
     }
 }
 
 pub(crate) async fn stops(conn: &mut PgConnection) -> Result<Stops, StoreError> {
-    let rows = sqlx::query_as!(Stop, "SELECT scope, subject, actor, reason, since FROM control_state")
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query_as!(
+        Stop,
+        r#"SELECT scope AS "scope!", subject AS "subject!", actor AS "actor!", reason AS "reason!",
+                  since AS "since!"
+           FROM control_state
+           UNION ALL
+           SELECT 'breaker', connector, actor, reason, since FROM breaker_force WHERE forced = 'open'"#
+    )
+    .fetch_all(conn)
+    .await?;
     Ok(Stops(rows.into_iter().map(|stop| ((stop.scope.clone(), stop.subject.clone()), stop)).collect()))
 }
 
@@ -265,7 +278,12 @@ impl Store {
     pub async fn stops(&self) -> Result<Vec<Stop>, StoreError> {
         Ok(sqlx::query_as!(
             Stop,
-            "SELECT scope, subject, actor, reason, since FROM control_state ORDER BY scope, subject"
+            r#"SELECT scope AS "scope!", subject AS "subject!", actor AS "actor!", reason AS "reason!",
+                      since AS "since!"
+               FROM control_state
+               UNION ALL
+               SELECT 'breaker', connector, actor, reason, since FROM breaker_force WHERE forced = 'open'
+               ORDER BY 1, 2"#
         )
         .fetch_all(self.pool())
         .await?)

@@ -12,6 +12,7 @@
 mod account;
 mod admission;
 mod audit;
+mod breaker;
 mod claim;
 mod constraint_set;
 mod control;
@@ -37,6 +38,7 @@ mod weight;
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
+pub use breaker::{BreakerForce, ForcedBreaker};
 pub use claim::{
     BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, Guard, GuardFacts,
     GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,

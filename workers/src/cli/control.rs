@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand};
 use dat_connectors::Connectors;
-use dat_store::{ControlChange, ControlScope};
+use dat_store::{BreakerForce, ControlChange, ControlScope};
 use dat_topology::Exchange;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -78,6 +78,21 @@ Examples:
 Examples:
   dat control connector enable mux --reason 'maintenance is over'")]
     Enable(Which),
+    /// Hold its circuit breaker open: no step of it is claimed, undos included
+    #[command(after_help = "\
+Examples:
+  dat control connector open http --reason 'the shop asked us to stop for an hour'")]
+    Open(Which),
+    /// Hold its circuit breaker closed: its steps go out whatever became of others
+    #[command(after_help = "\
+Examples:
+  dat control connector close http --reason 'their timeouts are harmless tonight'")]
+    Close(Which),
+    /// Let its circuit breaker open and close by itself again
+    #[command(after_help = "\
+Examples:
+  dat control connector auto http --reason 'the hour is over'")]
+    Auto(Which),
 }
 
 /// Whose steps, by whom and why. No scope means the whole fleet.
@@ -123,6 +138,13 @@ impl Control {
             Self::Resume(whose) => whose.run(session, false).await,
             Self::Connector(ConnectorControl::Disable(which)) => which.run(session, true).await,
             Self::Connector(ConnectorControl::Enable(which)) => which.run(session, false).await,
+            Self::Connector(ConnectorControl::Open(which)) => {
+                which.force(session, Some(BreakerForce::Open)).await
+            }
+            Self::Connector(ConnectorControl::Close(which)) => {
+                which.force(session, Some(BreakerForce::Closed)).await
+            }
+            Self::Connector(ConnectorControl::Auto(which)) => which.force(session, None).await,
             Self::Weight(share) => share.run(session).await,
             Self::Show { output } => show(session, output).await,
         }
@@ -143,6 +165,27 @@ impl Whose {
 impl Which {
     async fn run(self, session: &Session, stop: bool) -> Answer {
         set(session, &ControlScope::Connector(self.name), stop, &self.act).await
+    }
+
+    async fn force(self, session: &Session, force: Option<BreakerForce>) -> Answer {
+        let Self { name, act } = self;
+        let store = session.store().await?;
+        let change = store.force_breaker(&name, force, &act.actor, &act.reason, session.now()).await?;
+        let state = match force {
+            Some(BreakerForce::Open) => "is forced open",
+            Some(BreakerForce::Closed) => "is forced closed",
+            None => "moves by itself",
+        };
+        match change {
+            ControlChange::Done => {
+                tell_workers(session, &ControlScope::Connector(name.clone())).await;
+                output::line(format_args!("the breaker of connector {name} {state}"))?;
+            }
+            ControlChange::AlreadySo | ControlChange::NotThere => output::line(format_args!(
+                "the breaker of connector {name} {state}, as before: nothing changed"
+            ))?,
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -233,6 +276,15 @@ async fn show(session: &Session, output: OutputFlag) -> Answer {
             ]);
         }
         output::line(table)?;
+    }
+    for breaker in store.forced_breakers().await?.iter().filter(|breaker| breaker.forced == "closed") {
+        output::line(format_args!(
+            "the breaker of connector {} is forced closed by {} since {}: {}",
+            breaker.connector,
+            breaker.actor,
+            output::moment(breaker.since),
+            breaker.reason
+        ))?;
     }
     for set in store.weights().await? {
         output::line(format_args!("tenant {} has weight {}, set by {}", set.tenant, set.weight, set.set_by))?;

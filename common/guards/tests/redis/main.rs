@@ -1,6 +1,7 @@
 //! The guards on a real Redis: each test in a namespace of its own, on the server at `REDIS_URL`; a test that flushes or
 //! stops a server starts its own.
 
+mod breaker;
 mod schedule;
 mod server;
 mod values;

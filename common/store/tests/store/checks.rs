@@ -78,6 +78,7 @@ const ILLEGAL: &[(&str, &str)] = &[
                    received_at FROM plan_verdict"),
     ("23514", "INSERT INTO control_state VALUES ('fleet', 'acme', 'ann', 'why', '2026-01-01')"),
     ("23514", "INSERT INTO control_state VALUES ('tenant', 'acme', '', 'why', '2026-01-01')"),
+    ("23514", "INSERT INTO breaker_force VALUES ('mux', 'ajar', 'ann', 'why', '2026-01-01')"),
 ];
 
 async fn refusal(sql: &PgPool, statement: &'static str) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Control: pause, resume and abort, and that none of them strands a plan.
 
 use dat_plan::PlanState;
-use dat_store::{ControlChange, ControlScope};
+use dat_store::{BreakerForce, ControlChange, ControlScope};
 
 use crate::database::{at, with};
 use crate::plans::{done, plan, step};
@@ -48,6 +48,45 @@ async fn every_act_is_an_event_and_an_act_that_changes_nothing_is_none() {
         assert_eq!(
             (db.state(plan.unit(0)).await, db.state(plan.unit(1)).await),
             ("skipped".into(), "skipped".into())
+        );
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_is_forced_open_lets_nothing_be_claimed_and_each_act_is_an_event() {
+    with(async |db| {
+        let plan = plan("acme", 100, vec![step("a", &[], 10, 0)]);
+        db.start(&plan, at(0)).await;
+        let force = async |force, now| {
+            db.store.force_breaker("mux", force, "ann", "they asked", at(now)).await.unwrap()
+        };
+        assert_eq!(force(None, 1).await, ControlChange::AlreadySo);
+        assert_eq!(force(Some(BreakerForce::Open), 2).await, ControlChange::Done);
+        assert_eq!(force(Some(BreakerForce::Open), 3).await, ControlChange::AlreadySo);
+        let held = db.claim(&[plan.run(plan.unit(0))], at(4)).await;
+        assert_eq!((held.claimed.len(), held.deferred), (0, 1), "{held:?}");
+        let why = "the breaker of connector mux is forced open by ann: they asked";
+        let said = "SELECT wait_reason FROM execution_step WHERE kind = 'action'";
+        assert_eq!(db.text(said).await.as_deref(), Some(why));
+        let stops = db.store.stops().await.unwrap();
+        assert_eq!(
+            stops.iter().map(|s| (s.scope.as_str(), s.subject.as_str())).collect::<Vec<_>>(),
+            [("breaker", "mux")]
+        );
+        // Closed by force it holds nothing either, and is one row still.
+        assert_eq!(force(Some(BreakerForce::Closed), 5).await, ControlChange::Done);
+        assert!(db.store.stops().await.unwrap().is_empty());
+        assert_eq!(db.store.forced_breakers().await.unwrap().len(), 1);
+        assert_eq!(force(None, 6).await, ControlChange::Done);
+        assert!(db.store.forced_breakers().await.unwrap().is_empty());
+        db.go(&plan, plan.unit(0), done(10), at(60)).await;
+        let acts = "SELECT string_agg(kind || ' by ' || (data->>'actor'), ', ' ORDER BY sequence)
+                    FROM execution_event WHERE plan_version = 0";
+        assert_eq!(
+            db.text(acts).await.as_deref(),
+            Some("control.open_breaker by ann, control.close_breaker by ann, control.free_breaker by ann")
         );
         db.assert_sound().await;
     })

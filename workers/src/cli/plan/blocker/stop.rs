@@ -15,7 +15,7 @@ impl Facts<'_> {
         find("fleet", "")
             .or_else(|| find("tenant", &plan.tenant))
             .or_else(|| find("plan", &id))
-            .or_else(|| connector.and_then(|name| find("connector", name)))
+            .or_else(|| connector.and_then(|name| find("connector", name).or_else(|| find("breaker", name))))
     }
 }
 
@@ -25,6 +25,7 @@ pub(super) fn said(stop: &Stop) -> String {
         ("fleet", _) => "the fleet is paused".to_owned(),
         ("plan", _) => "the plan is paused".to_owned(),
         ("connector", name) => format!("connector {name} is disabled"),
+        ("breaker", name) => format!("the breaker of connector {name} is forced open"),
         (scope, subject) => format!("{scope} {subject} is paused"),
     };
     format!("{what} by {} since {}: {}", stop.actor, moment(stop.since), stop.reason)
@@ -36,6 +37,7 @@ pub(super) fn lifted_by(stop: &Stop) -> String {
     let command = match stop.scope.as_str() {
         "fleet" => "resume".to_owned(),
         "connector" => format!("connector enable {subject}"),
+        "breaker" => format!("connector auto {subject}"),
         scope => format!("resume --{scope} {subject}"),
     };
     format!("'dat control {command} --reason …'")

@@ -126,6 +126,7 @@ fn a_ready_step_is_held_by_the_widest_stop_then_by_its_time() {
     let because = |stops: &[Stop]| explained(&view, stops, Some("a"))[0].because.clone();
     assert!(because(&[]).contains("because the rate is used up"));
     assert!(because(&[stop("connector", "mux")]).contains("connector mux is disabled by ann"));
+    assert!(because(&[stop("breaker", "mux")]).contains("breaker of connector mux is forced open by ann"));
     assert!(because(&[stop("connector", "mux"), stop("fleet", "")]).contains("the fleet is paused by ann"));
     assert!(!because(&[stop("connector", "echo"), stop("tenant", "other")]).contains("ann"));
 }
@@ -138,6 +139,7 @@ fn a_stop_says_how_it_is_lifted() {
     assert_eq!(remedy(&[stop("tenant", "acme")]), lifted("resume --tenant acme"));
     assert_eq!(remedy(&[stop("fleet", "")]), lifted("resume"));
     assert_eq!(remedy(&[stop("connector", "mux")]), lifted("connector enable mux"));
+    assert_eq!(remedy(&[stop("breaker", "mux")]), lifted("connector auto mux"));
 }
 
 #[test]
