@@ -35,6 +35,14 @@ pub enum ControlAct {
     SetWeight,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
+    /// An act that takes two was asked for by the first of them.
+    Request,
+    /// It was said which acts take two.
+    SetTwoPerson,
+    /// A parked message was sent to its queue again.
+    ReplayDead,
+    /// A parked message was thrown away.
+    DropDead,
 }
 
 impl ControlAct {
@@ -51,10 +59,14 @@ impl ControlAct {
             Self::SetConstraints => "set_constraints",
             Self::SetWeight => "set_weight",
             Self::Resolve => "resolve",
+            Self::Request => "request",
+            Self::SetTwoPerson => "set_two_person",
+            Self::ReplayDead => "replay_dead",
+            Self::DropDead => "drop_dead",
         }
     }
 
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
@@ -64,7 +76,22 @@ impl ControlAct {
         Self::SetConstraints,
         Self::SetWeight,
         Self::Resolve,
+        Self::Request,
+        Self::SetTwoPerson,
+        Self::ReplayDead,
+        Self::DropDead,
     ];
+}
+
+impl std::str::FromStr for ControlAct {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        Self::ALL
+            .into_iter()
+            .find(|act| act.as_str() == word)
+            .ok_or_else(|| UnknownWord { kind: "operator's act", word: word.to_owned() })
+    }
 }
 
 /// What happened. The word is the routing key.
@@ -100,6 +127,9 @@ pub enum EventKind {
     RuntimeLost,
     /// What Redis lost was rebuilt from the ledger: `runtime.rebuilt`. Token windows are open.
     RuntimeRebuilt,
+    /// An answer came when its lease was lost and something else was on record: `anomaly.late_answer`. It changes
+    /// nothing.
+    LateAnswer,
     /// An operator acted: `control.<act>`.
     Control(ControlAct),
 }
@@ -137,6 +167,7 @@ impl EventKind {
             Self::MessageParked => "message.parked".to_owned(),
             Self::RuntimeLost => "runtime.lost".to_owned(),
             Self::RuntimeRebuilt => "runtime.rebuilt".to_owned(),
+            Self::LateAnswer => "anomaly.late_answer".to_owned(),
             Self::Control(act) => format!("control.{}", act.as_str()),
         }
     }
@@ -163,6 +194,7 @@ impl EventKind {
             | Self::MessageParked
             | Self::RuntimeLost
             | Self::RuntimeRebuilt
+            | Self::LateAnswer
             | Self::Control(_) => &[Destination::Events],
         }
     }
@@ -190,9 +222,8 @@ impl std::str::FromStr for EventKind {
             ("message", "parked") => Self::MessageParked,
             ("runtime", "lost") => Self::RuntimeLost,
             ("runtime", "rebuilt") => Self::RuntimeRebuilt,
-            ("control", act) => {
-                Self::Control(ControlAct::ALL.into_iter().find(|a| a.as_str() == act).ok_or_else(unknown)?)
-            }
+            ("anomaly", "late_answer") => Self::LateAnswer,
+            ("control", act) => Self::Control(act.parse().map_err(|_| unknown())?),
             _ => return Err(unknown()),
         })
     }
@@ -336,6 +367,7 @@ mod tests {
             EventKind::MessageParked,
             EventKind::RuntimeLost,
             EventKind::RuntimeRebuilt,
+            EventKind::LateAnswer,
         ];
         kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
         kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));

@@ -21,5 +21,7 @@ mod periods;
 mod plans;
 mod registry;
 mod relay;
+mod resolve;
 mod rollback;
+mod two_person;
 mod verdicts;
