@@ -126,9 +126,9 @@ async fn an_outcome_that_nobody_can_tell_is_told_by_an_operator() {
     let done = end.events.iter().find(|e| e.is("step.completed", "s0")).expect("it is completed");
     assert_eq!((&done.data["actor"], &done.data["cost"]), (&json!("ann"), &json!(10)), "{done:?}");
     announced(&producer, plan, "done").await;
-    let refused =
-        fleet.dat_refused(&["plan", "resolve", &plan.to_string(), "s0", "--done", "--reason", "twice"]);
-    assert!(refused.await.contains("the step is completed"));
+    let words = ["plan", "resolve", &plan.to_string(), "s0", "--done", "--reason", "twice"];
+    let refused = fleet.dat_refused(&words).await;
+    assert!(refused.contains("the step is completed"), "{refused}");
     sandbox.release().await;
     fleet.check_everything().await;
 }
