@@ -132,3 +132,24 @@ async fn a_replayed_message_that_fails_again_is_parked_with_its_new_reason_until
     }
     fleet.check_everything().await;
 }
+
+/// Ended between the two queues, a replay leaves the message in both: it comes twice, which changes nothing, and is not
+/// lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_is_killed_midway_repeats_its_message_and_loses_none() {
+    let fleet = Fleet::standard().await;
+    let producer = fleet.producer().await;
+    let document = waiting("killed midway");
+    producer.publish(Exchange::Plans, key::PLAN_APPROVED, approval(&document, "D-1")).await;
+    parked(&fleet, Stage::PlanApproved, &[(NOT_BINDING, 1)]).await;
+    let plan = submitted(&producer, &document).await;
+    let replay = ["dead", "replay", "--all", "--actor", "ann", "--reason", "GGP was early"];
+    fleet.dat_killed("dead.before_ack", &replay).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Completed, "{}", end.story());
+    parked(&fleet, Stage::PlanApproved, &[(NOT_BINDING, 1)]).await;
+    fleet.dat(&replay).await;
+    parked(&fleet, Stage::PlanApproved, &[]).await;
+    assert_eq!(end.count("plan.approved"), 1, "{}", end.story());
+    fleet.check_everything().await;
+}

@@ -16,6 +16,7 @@ use crate::cli::broker::Broker;
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output;
 use crate::cli::session::Session;
+use crate::fault;
 use crate::stage::storable;
 
 /// Sends messages to their queue again.
@@ -84,6 +85,8 @@ async fn one_queue(
         if act == ControlAct::ReplayDead {
             broker.publish(letter.again(broker.queue(stage).name())).await?;
         }
+        // Ended here, it is in both queues: twice, and not lost.
+        fault::point("dead.before_ack");
         look.take(letter.token).await?;
         *done += 1;
     }
