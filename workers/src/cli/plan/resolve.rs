@@ -44,6 +44,10 @@ Examples:
   dat plan resolve PLAN listing --undone --refund 200 --reason 'taken down by hand'
   dat plan resolve PLAN --retry --reason 'the marketplace is back'"
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a flag for each way of resolving; the command line takes one"
+)]
 pub(crate) struct Resolve {
     #[command(flatten)]
     plan: PlanArg,
@@ -62,7 +66,7 @@ pub(crate) struct Resolve {
     /// Stuck: try the undo again, its attempts anew
     #[arg(long, group = "resolution", conflicts_with_all = ["cost", "refund", "result"])]
     retry: bool,
-    /// What it cost, in the smallest unit; its max_cost if --done is given without, nothing for --undone
+    /// What it cost, in the smallest unit; the most it may cost if --done is given without, nothing for --undone
     #[arg(long, requires = "step", value_parser = clap::value_parser!(i64).range(0..=MAX))]
     cost: Option<i64>,
     /// What came back, in the smallest unit
