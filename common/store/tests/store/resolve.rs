@@ -80,7 +80,10 @@ async fn an_unknown_step_is_resolved_as_done_with_its_result_and_cost() {
         unknown(&db, &plan).await;
         let order =
             order(&plan, plan.unit(0), Resolution::Done { result: json!({"n": 7}), cost: 6, refund: 1 });
-        assert_eq!(resolve(&db, &plan, &[order.clone()], at(3)).await, in_state(PlanState::Executing, 0));
+        assert_eq!(
+            resolve(&db, &plan, std::slice::from_ref(&order), at(3)).await,
+            in_state(PlanState::Executing, 0)
+        );
         assert_eq!(db.state(plan.unit(0)).await, "completed");
         assert_eq!(db.state(plan.unit(1)).await, "ready", "what needs it goes on");
         assert_eq!(db.number("SELECT settled FROM budget_account").await, 5);

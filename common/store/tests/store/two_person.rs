@@ -103,7 +103,11 @@ async fn an_abort_and_a_resolution_wait_for_the_second_operator() {
         db.settle(&plan, &claimed.lease, unanswered, at(2)).await;
 
         let order = Resolve { unit: plan.unit(0), resolution: Resolution::NoEffect, successors: Vec::new() };
-        let asked = db.store.resolve(plan.key(), &[order.clone()], "ann", "I looked", at(3)).await.unwrap();
+        let asked = db
+            .store
+            .resolve(plan.key(), std::slice::from_ref(&order), "ann", "I looked", at(3))
+            .await
+            .unwrap();
         let Resolved::Requested(asked) = asked else { panic!("{asked:?}") };
         assert_eq!(db.state(plan.unit(0)).await, "unknown", "nothing is resolved yet");
         let confirmed = db.store.confirm(asked.id, "bob", "me too", at(4)).await.unwrap();
