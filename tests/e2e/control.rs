@@ -155,3 +155,36 @@ async fn a_tenants_weight_is_set_shown_and_announced() {
     completes(&producer, plan).await;
     fleet.check_everything().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_act_that_takes_two_waits_for_a_second_operator() {
+    let fleet = Fleet::standard().await;
+    let (producer, sandbox) = (fleet.producer().await, fleet.sandbox());
+    act(&fleet, &["control", "two-person", "set", "--act", "abort"], "four eyes").await;
+    announced(&producer, "control.set_two_person", "", "four eyes").await;
+    sandbox.hold("test.act").await;
+    let plan = submit(&producer, "aborted by two").await;
+    sandbox.wait_for_held(1).await;
+    let id = plan.plan_id.to_string();
+    let abort = ["plan", "abort", &id, "--actor", "ann", "--reason", "the SKU is recalled"];
+    let said = fleet.dat(&abort).await;
+    assert!(said.contains("request 1 waits"), "{said}");
+    announced(&producer, "control.request", &id, "the SKU is recalled").await;
+    let shown = fleet.dat(&["control", "show"]).await;
+    assert!(shown.contains("the SKU is recalled"), "{shown}");
+    let confirm = |who| ["control", "confirm", "1", "--actor", who, "--reason", "so it is"];
+    let refused = fleet.dat_refused(&confirm("ann")).await;
+    assert!(refused.contains("a second operator must confirm"), "{refused}");
+    assert_eq!(fleet.plan(plan).await.summary.state, PlanState::Executing, "nothing is in force yet");
+    fleet.dat(&confirm("bob")).await;
+    announced(&producer, "control.abort", &id, "the SKU is recalled").await;
+    let both = producer.wait_for("the act", |event| event.kind == "control.abort").await;
+    assert_eq!(
+        (&both.data["confirmed_by"], &both.data["confirmed_because"]),
+        (&"bob".into(), &"so it is".into())
+    );
+    sandbox.release().await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Aborted, "{}", end.story());
+    fleet.check_everything().await;
+}

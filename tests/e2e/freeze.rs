@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use dat_plan::{PlanKey, PlanState, StepState};
-use dat_tests::{Fleet, FleetOptions, PlanDraft, Producer, StepDraft, WorkerOptions, eventually};
+use dat_tests::{
+    Announcement, Fleet, FleetOptions, PlanDraft, Producer, StepDraft, WorkerOptions, eventually,
+};
 use serde_json::json;
 
 use crate::crowd::{self, Crowd, MORE_THAN_ONE};
@@ -53,6 +55,21 @@ async fn story(fleet: &Fleet, plan: PlanKey) -> serde_json::Value {
         step["lease_until"] = json!(null);
     }
     view
+}
+
+/// The anomaly that a late answer is, once; and that it is all that came of it.
+async fn only_told(
+    fleet: &Fleet,
+    producer: &Producer,
+    plan: PlanKey,
+    before: serde_json::Value,
+) -> serde_json::Value {
+    let is_it = |event: &Announcement| event.plan == plan && event.kind == "anomaly.late_answer";
+    let told = producer.wait_for("the late answer is told of", is_it).await;
+    let mut expected = before;
+    expected["summary"]["sequence"] = json!(told.sequence);
+    assert_eq!(story(fleet, plan).await, expected);
+    told.data
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +123,12 @@ async fn the_late_outcome_of_a_frozen_worker_changes_nothing() {
     let before = story(&fleet, plan).await;
     fleet.worker(0).cont().await;
     fleet.worker(0).wait_for_metric(FENCED, 1.0).await;
-    assert_eq!(story(&fleet, plan).await, before);
+    let told = only_told(&fleet, &producer, plan, before).await;
+    assert_eq!(
+        (&told["step"], &told["attempt"], &told["answered"], &told["recorded"]),
+        (&json!("s0"), &json!(1), &json!("refused"), &json!("lost")),
+        "{told}"
+    );
     sandbox.release().await;
     let end = producer.wait_for_end(plan).await;
     assert_eq!(end.state, PlanState::Completed, "{}", end.story());
@@ -133,7 +155,8 @@ async fn the_late_request_of_a_frozen_worker_is_refused() {
     fleet.worker(0).wait_for_metric(FENCED, 1.0).await;
     let seen = sandbox.mux_summary(plan).await;
     assert_eq!((seen.refused_sealed, seen.effects), (1, 1), "{seen:?}");
-    assert_eq!(story(&fleet, plan).await, before);
+    let told = only_told(&fleet, &producer, plan, before).await;
+    assert_eq!((&told["answered"], &told["cost"]), (&json!("refused"), &json!(0)), "{told}");
     fleet.check_everything().await;
 }
 
@@ -150,6 +173,7 @@ async fn an_answer_that_a_frozen_worker_did_not_write_is_found_by_a_probe() {
     let before = story(&fleet, plan).await;
     fleet.worker(0).cont().await;
     fleet.worker(0).wait_for_metric(FENCED, 1.0).await;
+    // Also no anomaly: what it heard is what is on record.
     assert_eq!(story(&fleet, plan).await, before);
     assert_eq!(fleet.sandbox().mux_summary(plan).await.requests, 1);
     fleet.check_everything().await;

@@ -183,6 +183,15 @@ impl Fleet {
         written
     }
 
+    /// Runs a `dat` command that ends itself at a fault point (see `DAT_FAULT`).
+    pub async fn dat_killed(&self, fault: &str, arguments: &[&str]) {
+        let mut environment = self.realm.environment();
+        environment.push(("DAT_FAULT".to_owned(), format!("{fault}:kill:1")));
+        let run = process::dat(&words(arguments), &environment).output();
+        let output = within(format_args!("dat {arguments:?}"), run).await.expect("dat starts");
+        assert_eq!(output.status.code(), None, "dat {arguments:?} was not killed: {output:?}");
+    }
+
     /// A file beside the processes' logs; gives its path.
     #[must_use]
     pub fn file(&self, name: &str, content: &str) -> String {

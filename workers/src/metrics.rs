@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     attempts: IntCounterVec,
     attempt_duration: HistogramVec,
     fenced: IntCounter,
+    late_answers: IntCounter,
     leases_expired: IntCounter,
     probes: IntCounterVec,
     retries: IntCounter,
@@ -92,6 +93,7 @@ impl Maker {
 
 impl Metrics {
     /// Registers every figure.
+    #[expect(clippy::too_many_lines, reason = "a list of the figures, one after the other")]
     pub(crate) fn new() -> Result<Self, Error> {
         let make = Maker(Registry::new());
         Ok(Self {
@@ -133,6 +135,10 @@ impl Metrics {
             fenced: make.counter(
                 "dat_step_outcomes_fenced_total",
                 "Outcomes that changed nothing, because the lease was lost",
+            )?,
+            late_answers: make.counter(
+                "dat_late_answers_total",
+                "Answers that came too late and are not what is on record",
             )?,
             leases_expired: make.counter("dat_leases_expired_total", "Leases that ran out")?,
             probes: make.counters("dat_probes_total", "Probes of unknown outcomes, by answer", "answer")?,
@@ -267,6 +273,10 @@ impl Metrics {
 
     pub(crate) fn fenced(&self) {
         self.fenced.inc();
+    }
+
+    pub(crate) fn late_answers(&self, count: usize) {
+        self.late_answers.inc_by(count as u64);
     }
 
     pub(crate) fn leases_expired(&self, count: usize) {

@@ -241,6 +241,7 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
             }
         }
     }
+    fleet.metrics.late_answers(report.late);
     for (plan, state) in &report.ended {
         tracing::info!(%plan, %state, "ended");
         fleet.metrics.plan_ended(state.as_str());

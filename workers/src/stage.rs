@@ -262,6 +262,7 @@ fn bare_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) 
     Message::json(exchange.name(), queue, message.body.clone())
         .header("x-dat-reason", cut(&parked.reason))
         .header("x-dat-faults", json!(header_faults(&parked.faults)).to_string())
+        .header("x-dat-parked-at", fleet.now().timestamp_millis())
 }
 
 /// The first faults, each cut to what a header has room for.

@@ -165,7 +165,7 @@ fn failed_unit<'a>(row: &FailedRow, plan: &'a Prepared) -> Option<FailedUnit<'a>
     Some(FailedUnit {
         kind: row.unit.kind,
         last: row.last,
-        attempts: row.attempts - row.lost,
+        attempts: row.counted,
         lost: row.lost,
         retry: plan.unit(row.unit)?.retry,
         retry_after: row.retry_after,

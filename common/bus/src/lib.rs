@@ -16,6 +16,7 @@
 
 mod acker;
 mod backoff;
+mod browser;
 mod channels;
 mod config;
 mod consumer;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use acker::Acker;
+pub use browser::{BrowseError, Browser};
 pub use config::{BusConfig, ConfigError};
 pub use consumer::{ConsumeSpec, Consumer};
 pub use delivery::{Delivery, DeliveryToken, Received};
@@ -154,6 +156,12 @@ impl Bus {
             consumer_tag: outgoing::short("consumer_tag", spec.consumer_tag)?,
         };
         Ok(self.subscribe(source, spec.prefetch))
+    }
+
+    /// Opens a queue to look through it. Does not wait for a connection: see [`Bus::ready`].
+    pub async fn browse(&self, queue: &str) -> Result<Browser, BrowseError> {
+        let queue = outgoing::short("queue", queue.to_owned())?;
+        Browser::open(&self.consuming, queue, self.config.connect_timeout).await
     }
 
     /// Consumes a queue of its own, bound to exchanges by routing keys: what is published while there is no connection

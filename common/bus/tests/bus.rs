@@ -364,3 +364,27 @@ async fn nothing_is_handed_to_a_broker_that_has_blocked_publishing() {
     assert_eq!(publisher.publish(to_queue("work", 3)).await, Ok(Receipt::Confirmed));
     assert_eq!(broker.depth("work").await, 2, "the message that was refused was not sent later");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_looked_at_goes_back_in_order_but_for_what_is_acked() {
+    let broker = Broker::new("browse");
+    broker.declare_queue("shelf").await;
+    let bus = start(&broker.amqp_url).await;
+    let messages = (0..5).map(|id| to_queue("shelf", id)).collect();
+    bus.publisher().publish_all(messages).await.expect("confirmed");
+    let mut browser = bus.browse("shelf").await.expect("the queue is there");
+    assert_eq!(browser.messages(), 5);
+    let mut seen = Vec::new();
+    while let Some(delivery) = browser.next().await.expect("the broker answers") {
+        seen.push(delivery);
+    }
+    assert_eq!(ids(&seen), ["0", "1", "2", "3", "4"], "each once");
+    browser.ack(seen[1].token).await.expect("acked");
+    browser.ack(seen[4].token).await.expect("acked");
+    browser.close().await.expect("closed");
+    let mut consumer = consume(&bus, "shelf", 10);
+    assert_eq!(ids(&take(&mut consumer, 3).await), ["0", "2", "3"]);
+    let missing = bus.browse("nowhere").await.err();
+    assert!(matches!(missing, Some(dat_bus::BrowseError::Refused(_))), "{missing:?}");
+    bus.close().await;
+}

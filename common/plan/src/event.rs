@@ -41,6 +41,14 @@ pub enum ControlAct {
     FreeBreaker,
     /// An operator settled what nobody could tell, or what was stuck.
     Resolve,
+    /// An act that takes two was asked for by the first of them.
+    Request,
+    /// It was said which acts take two.
+    SetTwoPerson,
+    /// A parked message was sent to its queue again.
+    ReplayDead,
+    /// A parked message was thrown away.
+    DropDead,
 }
 
 impl ControlAct {
@@ -60,10 +68,14 @@ impl ControlAct {
             Self::CloseBreaker => "close_breaker",
             Self::FreeBreaker => "free_breaker",
             Self::Resolve => "resolve",
+            Self::Request => "request",
+            Self::SetTwoPerson => "set_two_person",
+            Self::ReplayDead => "replay_dead",
+            Self::DropDead => "drop_dead",
         }
     }
 
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Pause,
         Self::Resume,
         Self::Abort,
@@ -76,7 +88,22 @@ impl ControlAct {
         Self::CloseBreaker,
         Self::FreeBreaker,
         Self::Resolve,
+        Self::Request,
+        Self::SetTwoPerson,
+        Self::ReplayDead,
+        Self::DropDead,
     ];
+}
+
+impl std::str::FromStr for ControlAct {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        Self::ALL
+            .into_iter()
+            .find(|act| act.as_str() == word)
+            .ok_or_else(|| UnknownWord { kind: "operator's act", word: word.to_owned() })
+    }
 }
 
 /// What happened. The word is the routing key.
@@ -112,6 +139,9 @@ pub enum EventKind {
     RuntimeLost,
     /// What Redis lost was rebuilt from the ledger: `runtime.rebuilt`. Token windows are open.
     RuntimeRebuilt,
+    /// An answer came when its lease was lost and something else was on record: `anomaly.late_answer`. It changes
+    /// nothing.
+    LateAnswer,
     /// An operator acted: `control.<act>`.
     Control(ControlAct),
 }
@@ -149,6 +179,7 @@ impl EventKind {
             Self::MessageParked => "message.parked".to_owned(),
             Self::RuntimeLost => "runtime.lost".to_owned(),
             Self::RuntimeRebuilt => "runtime.rebuilt".to_owned(),
+            Self::LateAnswer => "anomaly.late_answer".to_owned(),
             Self::Control(act) => format!("control.{}", act.as_str()),
         }
     }
@@ -175,6 +206,7 @@ impl EventKind {
             | Self::MessageParked
             | Self::RuntimeLost
             | Self::RuntimeRebuilt
+            | Self::LateAnswer
             | Self::Control(_) => &[Destination::Events],
         }
     }
@@ -202,9 +234,8 @@ impl std::str::FromStr for EventKind {
             ("message", "parked") => Self::MessageParked,
             ("runtime", "lost") => Self::RuntimeLost,
             ("runtime", "rebuilt") => Self::RuntimeRebuilt,
-            ("control", act) => {
-                Self::Control(ControlAct::ALL.into_iter().find(|a| a.as_str() == act).ok_or_else(unknown)?)
-            }
+            ("anomaly", "late_answer") => Self::LateAnswer,
+            ("control", act) => Self::Control(act.parse().map_err(|_| unknown())?),
             _ => return Err(unknown()),
         })
     }
@@ -348,6 +379,7 @@ mod tests {
             EventKind::MessageParked,
             EventKind::RuntimeLost,
             EventKind::RuntimeRebuilt,
+            EventKind::LateAnswer,
         ];
         kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
         kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));

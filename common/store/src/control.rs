@@ -12,8 +12,10 @@ use crate::account::{Ledger, held_accounts};
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{self, abort_unstarted, start_rollback};
+use crate::operator::Operator;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::two_person::{self, Requested};
 
 /// What a stop is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -30,13 +32,24 @@ pub enum ControlScope {
 }
 
 impl ControlScope {
-    fn columns(&self) -> (&'static str, String) {
+    pub(crate) fn columns(&self) -> (&'static str, String) {
         match self {
             Self::Fleet => ("fleet", String::new()),
             Self::Tenant(tenant) => ("tenant", tenant.clone()),
             Self::Plan(id) => ("plan", id.to_string()),
             Self::Connector(name) => ("connector", name.clone()),
         }
+    }
+
+    /// What its columns say; none where they say nothing that this version knows.
+    pub(crate) fn of_columns(scope: &str, subject: &str) -> Option<Self> {
+        Some(match scope {
+            "fleet" => Self::Fleet,
+            "tenant" => Self::Tenant(subject.to_owned()),
+            "plan" => Self::Plan(subject.parse().ok()?),
+            "connector" => Self::Connector(subject.to_owned()),
+            _ => return None,
+        })
     }
 
     const fn act(&self, stop: bool) -> ControlAct {
@@ -67,6 +80,8 @@ pub struct Stop {
 /// What an operator's act changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlChange {
+    /// It takes a second operator: nothing is changed until one confirms the request.
+    Requested(Requested),
     /// It is in force now.
     Done,
     /// It was so before: nothing changed, no event.
@@ -144,84 +159,9 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<ControlChange, StoreError> {
         let mut tx = self.begin().await?;
-        let (word, subject) = scope.columns();
-        let mut events = Vec::new();
-        let mut plans = BTreeMap::new();
-        if let ControlScope::Plan(id) = scope {
-            let versions = open_versions(&mut tx, &[*id]).await?;
-            plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
-            if plans.values().all(|plan| plan.state.is_end()) {
-                return Ok(ControlChange::NotThere);
-            }
-        }
-        let changed = if stop {
-            sqlx::query!(
-                "INSERT INTO control_state (scope, subject, actor, reason, since) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT DO NOTHING",
-                word,
-                subject,
-                actor,
-                reason,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?
-        } else {
-            sqlx::query!("DELETE FROM control_state WHERE scope = $1 AND subject = $2", word, subject)
-                .execute(&mut *tx)
-                .await?
-        };
-        let mut any = changed.rows_affected() > 0;
-        for plan in plans.values_mut() {
-            match (stop, plan.state) {
-                (true, PlanState::Executing) => {
-                    events.push(plan.enter(PlanState::Paused, reason, now)?.with("actor", actor));
-                    plan.wake(plan.next_bound());
-                    any = true;
-                }
-                (false, PlanState::Paused) => {
-                    events.push(plan.enter(PlanState::Executing, reason, now)?.with("actor", actor));
-                    plan.wake(plan.next_bound());
-                    // A step that failed for good under `manual` gets one more decision: an operator wants it tried.
-                    let again = sqlx::query!(
-                        "UPDATE execution_step
-                         SET state = 'ready', ready_at = $3, not_before = $3, wait_reason = NULL, ended_at = NULL
-                         WHERE plan_id = $1 AND plan_version = $2 AND kind = 'action' AND state = 'failed'
-                           AND NOT needs_decision
-                         RETURNING step_key, attempts",
-                        plan.key.plan_id,
-                        plan.key.plan_version,
-                        now,
-                    )
-                    .fetch_all(&mut *tx)
-                    .await?;
-                    for step in again {
-                        let ready = plan.event(EventKind::Step(StepState::Ready), now);
-                        events.push(ready.step(&step.step_key, step.attempts).because(reason));
-                    }
-                    if plan.steps_done == plan.steps_total {
-                        // Its last step completed while it was paused: no settlement is to come that would end it.
-                        complete(&mut tx, plan, &mut events, now).await?;
-                    }
-                    any = true;
-                }
-                _ => {}
-            }
-        }
-        if !any {
-            return Ok(ControlChange::AlreadySo);
-        }
-        events.push(
-            NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(scope.act(stop)), now)
-                .with("actor", actor)
-                .with("scope", word)
-                .with("subject", subject)
-                .because(reason),
-        );
-        plan_row::write(&mut tx, &plans).await?;
-        event_log::append(&mut tx, &events).await?;
+        let change = control_in(&mut tx, scope, stop, &Operator::alone(actor, reason), now).await?;
         tx.commit().await?;
-        Ok(ControlChange::Done)
+        Ok(change)
     }
 
     /// Ends a plan: what never started is skipped, what was done is undone by its own rollback.
@@ -233,44 +173,8 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<ControlChange, StoreError> {
         let mut tx = self.begin().await?;
-        let versions = open_versions(&mut tx, &[plan_id]).await?;
-        let mut plans = plan_row::lock(&mut tx, versions, Contended::Wait).await?;
-        let mut events = Vec::new();
-        let why = format!("aborted by {actor}: {reason}");
-        let mut change = ControlChange::NotThere;
-        for plan in plans.values_mut() {
-            match plan.state {
-                PlanState::Executing | PlanState::Paused => {
-                    start_rollback(&mut tx, plan, &why, &mut events, now).await?;
-                    change = ControlChange::Done;
-                }
-                PlanState::RollingBack | PlanState::Stuck => change = ControlChange::AlreadySo,
-                state if state.is_end() => {}
-                _ => {
-                    abort_unstarted(&mut tx, plan, &why, &mut events, now).await?;
-                    change = ControlChange::Done;
-                }
-            }
-        }
-        if change == ControlChange::Done {
-            // A pause of the plan would hold its undos too.
-            sqlx::query!(
-                "DELETE FROM control_state WHERE scope = 'plan' AND subject = $1",
-                plan_id.to_string()
-            )
-            .execute(&mut *tx)
-            .await?;
-            events.push(
-                NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::Abort), now)
-                    .with("actor", actor)
-                    .with("scope", "plan")
-                    .with("subject", plan_id.to_string())
-                    .because(reason),
-            );
-            plan_row::write(&mut tx, &plans).await?;
-            event_log::append(&mut tx, &events).await?;
-            tx.commit().await?;
-        }
+        let change = abort_in(&mut tx, plan_id, &Operator::alone(actor, reason), now).await?;
+        tx.commit().await?;
         Ok(change)
     }
 
@@ -288,6 +192,147 @@ impl Store {
         .fetch_all(self.pool())
         .await?)
     }
+}
+
+/// Puts a stop in force, or lifts it, within a transaction.
+pub(crate) async fn control_in(
+    conn: &mut PgConnection,
+    scope: &ControlScope,
+    stop: bool,
+    operator: &Operator,
+    now: DateTime<Utc>,
+) -> Result<ControlChange, StoreError> {
+    let (word, subject) = scope.columns();
+    let mut events = Vec::new();
+    let mut plans = BTreeMap::new();
+    if let ControlScope::Plan(id) = scope {
+        let versions = open_versions(&mut *conn, &[*id]).await?;
+        plans = plan_row::lock(&mut *conn, versions, Contended::Wait).await?;
+        if plans.values().all(|plan| plan.state.is_end()) {
+            return Ok(ControlChange::NotThere);
+        }
+    }
+    let act = scope.act(stop);
+    if let Some(request) = two_person::ask(&mut *conn, act, (word, &subject), None, operator, now).await? {
+        return Ok(ControlChange::Requested(request));
+    }
+    let reason = operator.reason.as_str();
+    let changed = if stop {
+        sqlx::query!(
+            "INSERT INTO control_state (scope, subject, actor, reason, since) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING",
+            word,
+            subject,
+            operator.actor,
+            reason,
+            now,
+        )
+        .execute(&mut *conn)
+        .await?
+    } else {
+        sqlx::query!("DELETE FROM control_state WHERE scope = $1 AND subject = $2", word, subject)
+            .execute(&mut *conn)
+            .await?
+    };
+    let mut any = changed.rows_affected() > 0;
+    for plan in plans.values_mut() {
+        match (stop, plan.state) {
+            (true, PlanState::Executing) => {
+                events.push(operator.sign(plan.enter(PlanState::Paused, reason, now)?));
+                plan.wake(plan.next_bound());
+                any = true;
+            }
+            (false, PlanState::Paused) => {
+                events.push(operator.sign(plan.enter(PlanState::Executing, reason, now)?));
+                plan.wake(plan.next_bound());
+                // A step that failed for good under `manual` gets one more decision: an operator wants it tried.
+                let again = sqlx::query!(
+                    "UPDATE execution_step
+                     SET state = 'ready', ready_at = $3, not_before = $3, wait_reason = NULL, ended_at = NULL
+                     WHERE plan_id = $1 AND plan_version = $2 AND kind = 'action' AND state = 'failed'
+                       AND NOT needs_decision
+                     RETURNING step_key, attempts",
+                    plan.key.plan_id,
+                    plan.key.plan_version,
+                    now,
+                )
+                .fetch_all(&mut *conn)
+                .await?;
+                for step in again {
+                    let ready = plan.event(EventKind::Step(StepState::Ready), now);
+                    events.push(ready.step(&step.step_key, step.attempts).because(reason));
+                }
+                if plan.steps_done == plan.steps_total {
+                    // Its last step completed while it was paused: no settlement is to come that would end it.
+                    complete(&mut *conn, plan, &mut events, now).await?;
+                }
+                any = true;
+            }
+            _ => {}
+        }
+    }
+    if !any {
+        return Ok(ControlChange::AlreadySo);
+    }
+    let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(act), now)
+        .with("scope", word)
+        .with("subject", subject);
+    events.push(operator.sign(event));
+    plan_row::write(&mut *conn, &plans).await?;
+    event_log::append(&mut *conn, &events).await?;
+    Ok(ControlChange::Done)
+}
+
+/// Ends a plan within a transaction.
+pub(crate) async fn abort_in(
+    conn: &mut PgConnection,
+    plan_id: Uuid,
+    operator: &Operator,
+    now: DateTime<Utc>,
+) -> Result<ControlChange, StoreError> {
+    let versions = open_versions(&mut *conn, &[plan_id]).await?;
+    let mut plans = plan_row::lock(&mut *conn, versions, Contended::Wait).await?;
+    let mut events = Vec::new();
+    let abortable =
+        |state: PlanState| !state.is_end() && !matches!(state, PlanState::RollingBack | PlanState::Stuck);
+    let subject = plan_id.to_string();
+    if plans.values().any(|plan| abortable(plan.state))
+        && let Some(request) =
+            two_person::ask(&mut *conn, ControlAct::Abort, ("plan", &subject), None, operator, now).await?
+    {
+        return Ok(ControlChange::Requested(request));
+    }
+    let why = format!("aborted by {}: {}", operator.names(), operator.reason);
+    let mut change = ControlChange::NotThere;
+    for plan in plans.values_mut() {
+        match plan.state {
+            PlanState::Executing | PlanState::Paused => {
+                start_rollback(&mut *conn, plan, &why, &mut events, now).await?;
+                change = ControlChange::Done;
+            }
+            PlanState::RollingBack | PlanState::Stuck if change == ControlChange::NotThere => {
+                change = ControlChange::AlreadySo;
+            }
+            state if !abortable(state) => {}
+            _ => {
+                abort_unstarted(&mut *conn, plan, &why, &mut events, now).await?;
+                change = ControlChange::Done;
+            }
+        }
+    }
+    if change == ControlChange::Done {
+        // A pause of the plan would hold its undos too.
+        sqlx::query!("DELETE FROM control_state WHERE scope = 'plan' AND subject = $1", subject)
+            .execute(&mut *conn)
+            .await?;
+        let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::Abort), now)
+            .with("scope", "plan")
+            .with("subject", subject);
+        events.push(operator.sign(event));
+        plan_row::write(&mut *conn, &plans).await?;
+        event_log::append(&mut *conn, &events).await?;
+    }
+    Ok(change)
 }
 
 /// The versions of these plans that have not ended.

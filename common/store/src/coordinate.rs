@@ -27,7 +27,9 @@ pub struct FailedRow {
     pub last: OutcomeClass,
     /// Attempts started.
     pub attempts: i32,
-    /// Of these, lost.
+    /// Of these, those that count: neither lost nor before an operator let the undo be tried anew.
+    pub counted: i32,
+    /// Of these, lost, since an operator let the undo be tried anew.
     pub lost: i32,
     /// What the outside system asked to wait.
     pub retry_after: TimeDelta,
@@ -106,7 +108,8 @@ impl Store {
     pub async fn undecided(&self, limit: i64, now: DateTime<Utc>) -> Result<Vec<FailedRow>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key,
-                    s.last_outcome AS "last_outcome!", s.attempts, s.lost, s.retry_after_ms,
+                    s.last_outcome AS "last_outcome!", s.attempts, s.retry_after_ms,
+                    s.attempts - s.lost - s.forgiven AS "counted!", s.lost - s.forgiven_lost AS "lost!",
                     coalesce(s.detail, '') AS "detail!",
                     coalesce((SELECT a.started_at FROM step_attempt a
                               WHERE a.plan_id = s.plan_id AND a.plan_version = s.plan_version AND a.kind = s.kind
@@ -133,6 +136,7 @@ impl Store {
                     step_key: row.step_key,
                     last: row.last_outcome.parse()?,
                     attempts: row.attempts,
+                    counted: row.counted,
                     lost: row.lost,
                     retry_after: TimeDelta::milliseconds(row.retry_after_ms),
                     since: row.since,

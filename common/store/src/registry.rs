@@ -159,7 +159,7 @@ impl Store {
             .collect())
     }
 
-    /// Records that messages were refused or parked: an event each in the control stream.
+    /// Records what became of messages: refused, parked, sent again or dropped. An event each in the control stream.
     pub async fn record_refused(&self, events: &[NewEvent]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         event_log::append(&mut tx, events).await?;

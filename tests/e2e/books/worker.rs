@@ -303,7 +303,7 @@ impl Worker {
                 let unit = FailedUnit {
                     kind: row.unit.kind,
                     last: row.last,
-                    attempts: row.attempts - row.lost,
+                    attempts: row.counted,
                     lost: row.lost,
                     retry,
                     retry_after: row.retry_after,

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where operators' commands write; what they do is theirs to repeat.
-const OPERATORS: [&str; 4] = ["control.rs", "weight.rs", "constraint_set.rs", "view.rs"];
+const OPERATORS: [&str; 7] =
+    ["control.rs", "weight.rs", "constraint_set.rs", "view.rs", "resolve.rs", "two_person.rs", "breaker.rs"];
 
 /// What writes or sends, in the store and in the workers.
 const STORE_WRITES: [&str; 1] = [".commit()"];

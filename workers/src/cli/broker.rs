@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dat_bus::{Bus, BusConfig, Consumer, Message, PublishError, Receipt};
-use dat_topology::{Exchange, Topology};
+use dat_bus::{Browser, Bus, BusConfig, Consumer, Message, PublishError, Receipt};
+use dat_topology::{Exchange, Queue, QueueSpec, Topology};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +77,27 @@ impl Broker {
             )));
         }
         Ok(consumer)
+    }
+
+    /// A queue, by its name on this broker.
+    pub(crate) fn queue(&self, queue: impl Into<Queue>) -> QueueSpec {
+        self.topology.queue(queue)
+    }
+
+    /// Opens a queue to look through it.
+    pub(crate) async fn browse(&self, queue: Queue) -> Result<Browser, Failure> {
+        let queue = self.topology.queue(queue);
+        // The bus has two connections; messages are looked at on the one that consumes.
+        let opening = async {
+            self.bus.ready().await;
+            self.bus.browse(queue.name()).await
+        };
+        let failed = |why: String| Failure::Failed(format!("queue {} cannot be read: {why}", queue.name()));
+        match timeout(PATIENCE, opening).await {
+            Ok(Ok(browser)) => Ok(browser),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed("the broker did not answer in time".to_owned())),
+        }
     }
 
     /// Leaves.

@@ -1,4 +1,6 @@
-//! `dat control pause | resume | connector … | weight | show`.
+//! `dat control pause | resume | connector … | weight | two-person … | confirm | show`.
+
+mod two_person;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand};
 use dat_connectors::Connectors;
-use dat_store::{BreakerForce, ControlChange, ControlScope};
+use dat_store::{BreakerForce, ControlChange, ControlScope, Requested};
 use dat_topology::Exchange;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -54,7 +56,11 @@ Examples:
   dat control weight --tenant acme --weight 3 --reason 'they pay for it'
   dat control weight --tenant acme --weight 1 --reason 'their contract ended'")]
     Weight(Share),
-    /// Show what is stopped, by whom, and why
+    /// Set and show which acts take two operators
+    #[command(subcommand)]
+    TwoPerson(two_person::TwoPerson),
+    Confirm(two_person::Confirm),
+    /// Show what is stopped, by whom, and why, and what waits for a second operator
     #[command(after_help = "\
 Examples:
   dat control show
@@ -146,6 +152,8 @@ impl Control {
             }
             Self::Connector(ConnectorControl::Auto(which)) => which.force(session, None).await,
             Self::Weight(share) => share.run(session).await,
+            Self::TwoPerson(two_person) => two_person.run(session).await,
+            Self::Confirm(confirm) => confirm.run(session).await,
             Self::Show { output } => show(session, output).await,
         }
     }
@@ -181,9 +189,9 @@ impl Which {
                 tell_workers(session, &ControlScope::Connector(name.clone())).await;
                 output::line(format_args!("the breaker of connector {name} {state}"))?;
             }
-            ControlChange::AlreadySo | ControlChange::NotThere => output::line(format_args!(
-                "the breaker of connector {name} {state}, as before: nothing changed"
-            ))?,
+            ControlChange::AlreadySo | ControlChange::NotThere | ControlChange::Requested(_) => output::line(
+                format_args!("the breaker of connector {name} {state}, as before: nothing changed"),
+            )?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -195,7 +203,7 @@ impl Share {
         let store = session.store().await?;
         match store.set_weight(&tenant, weight, &act.actor, &act.reason, session.now()).await? {
             ControlChange::Done => output::line(format_args!("tenant {tenant} has weight {weight}"))?,
-            ControlChange::AlreadySo | ControlChange::NotThere => {
+            ControlChange::AlreadySo | ControlChange::NotThere | ControlChange::Requested(_) => {
                 output::line(format_args!("tenant {tenant} had weight {weight} before: nothing changed"))?;
             }
         }
@@ -206,6 +214,11 @@ impl Share {
 async fn set(session: &Session, scope: &ControlScope, stop: bool, act: &Act) -> Answer {
     let store = session.store().await?;
     let change = store.control(scope, stop, &act.actor, &act.reason, session.now()).await?;
+    said(session, scope, stop, change).await
+}
+
+/// Tells the workers of a stop or its end, and says what came of it.
+async fn said(session: &Session, scope: &ControlScope, stop: bool, change: ControlChange) -> Answer {
     let subject = subject(scope);
     let state = match (scope, stop) {
         (ControlScope::Connector(_), true) => "disabled",
@@ -218,6 +231,7 @@ async fn set(session: &Session, scope: &ControlScope, stop: bool, act: &Act) -> 
             tell_workers(session, scope).await;
             output::line(format_args!("{subject} is {state}"))?;
         }
+        ControlChange::Requested(request) => return requested(request),
         ControlChange::AlreadySo if stop => {
             output::line(format_args!("{subject} was {state} before: nothing changed"))?;
         }
@@ -226,6 +240,15 @@ async fn set(session: &Session, scope: &ControlScope, stop: bool, act: &Act) -> 
             return Err(Failure::Failed(format!("{subject} is not there, or is over: see 'dat plan list'")));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says that nothing is in force yet, and how it comes to be.
+pub(crate) fn requested(Requested { id, expires_at }: Requested) -> Answer {
+    output::line(format_args!(
+        "this takes two operators: request {id} waits until {} for someone else's 'dat control confirm {id} --reason …'",
+        output::moment(expires_at)
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -286,6 +309,7 @@ async fn show(session: &Session, output: OutputFlag) -> Answer {
             breaker.reason
         ))?;
     }
+    two_person::waiting(&store.control_requests(session.now()).await?)?;
     for set in store.weights().await? {
         output::line(format_args!("tenant {} has weight {}, set by {}", set.tenant, set.weight, set.set_by))?;
     }

@@ -10,6 +10,7 @@ mod broker;
 mod budget;
 mod constraints;
 mod control;
+mod dead;
 mod failure;
 mod input;
 mod logging;
@@ -76,6 +77,8 @@ enum Command {
     #[command(subcommand)]
     Control(control::Control),
     #[command(subcommand)]
+    Dead(dead::Dead),
+    #[command(subcommand)]
     Audit(audit::Audit),
     Sandbox(sandbox::SandboxArgs),
     Schema(schema::Schema),
@@ -116,6 +119,7 @@ impl Command {
             Self::Budget(budget) => budget.run(&Session::open(flags)?).await,
             Self::Constraints(constraints) => constraints.run(flags).await,
             Self::Control(control) => control.run(&Session::open(flags)?).await,
+            Self::Dead(dead) => dead.run(&Session::open(flags)?).await,
             Self::Audit(audit) => audit.run(&Session::open(flags)?).await,
             Self::Sandbox(sandbox) => sandbox.run(&Session::open(flags)?).await,
             Self::Schema(schema) => schema.run(),

@@ -105,7 +105,10 @@ impl Group {
                 write.outcome = if lost { OutcomeClass::Lost } else { OutcomeClass::TimedOut };
                 write.lost += i32::from(lost);
                 write.key_number += 1;
-                self.fail(plan, unit, row, &mut write, (0, 0), "no answer came; the probe sealed the key")?;
+                let said = "no answer came; the probe sealed the key";
+                let said =
+                    self.operator.as_ref().map_or(said, |operator| operator.reason.as_str()).to_owned();
+                self.fail(plan, unit, row, &mut write, (0, 0), &said)?;
             }
             Finding::CannotTell { detail, again_at } => {
                 write.outcome = row.last_outcome.as_deref().unwrap_or("unknown").parse()?;
@@ -221,7 +224,11 @@ impl Group {
         if let Some(decision) = decision {
             event = event.with("decision", decision.clone());
         }
-        self.events.push(event.because(write.detail.as_deref().unwrap_or_default()));
+        let detail = write.detail.as_deref().unwrap_or_default();
+        self.events.push(match &self.operator {
+            Some(operator) => operator.sign(event),
+            None => event.because(detail),
+        });
     }
 
     fn completed(&mut self, plan: &mut LockedPlan, unit: UnitKey, row: &Row, successors: &[i32]) {

@@ -106,6 +106,8 @@ pub struct SettleReport {
     pub ready: Vec<UnitKey>,
     /// Units that need the coordinator: ring `step.failed`.
     pub undecided: usize,
+    /// Answers that came too late and are not what is on record: an event each, nothing else.
+    pub late: usize,
     /// Plans that ended, and how.
     pub ended: Vec<(PlanKey, PlanState)>,
     /// The accounts as they are now, for the live copies.

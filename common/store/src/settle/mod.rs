@@ -3,6 +3,7 @@
 
 mod decision;
 mod finding;
+mod late;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ pub use finding::{Finding, SettleReport, Settled, Settlement};
 
 use crate::account::{Ledger, held_accounts, tenant_accounts};
 use crate::error::StoreError;
+use crate::operator::Operator;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 use crate::unit_columns::unit_columns;
@@ -30,37 +32,54 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<SettleReport, StoreError> {
         let mut tx = self.begin().await?;
-        let keys = settlements.iter().map(|s| s.lease.unit.plan);
-        let plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
-        let rows = leased_rows(&mut tx, settlements).await?;
-        let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
-        // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
-        let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
-        let mut further = held_accounts(&mut tx, ending).await?;
-        let levels = undo_levels(&mut tx, &plans, &rows, now).await?;
-        further.extend(levels.values().flatten());
-        let ledger = Ledger::open(&mut tx, plans.keys().copied(), &steps, &further, now).await?;
-        let mut group = Group {
-            plans,
-            rows,
-            levels,
-            ledger,
-            events: Vec::new(),
-            writes: Vec::new(),
-            unlocked: BTreeMap::new(),
-            undone: Vec::new(),
-            report: SettleReport::default(),
-            now,
-        };
-        for settlement in settlements {
-            let settled = group.settle(settlement)?;
-            group.report.settled.push(settled);
-        }
-        group.write(&mut tx).await?;
+        let report = settle_in(&mut tx, settlements, Vec::new(), None, now).await?;
         dat_fault::around("settle", tx.commit()).await?;
-        group.report.accounts = group.ledger.views();
-        Ok(group.report)
+        Ok(report)
     }
+}
+
+/// Settles within a transaction, after events that were caused before. `operator` has found out, instead of a worker.
+pub(crate) async fn settle_in(
+    conn: &mut PgConnection,
+    settlements: &[Settlement],
+    events: Vec<NewEvent>,
+    operator: Option<&Operator>,
+    now: DateTime<Utc>,
+) -> Result<SettleReport, StoreError> {
+    let keys = settlements.iter().map(|s| s.lease.unit.plan);
+    let plans = plan_row::lock(&mut *conn, keys, Contended::Wait).await?;
+    let rows = leased_rows(&mut *conn, settlements).await?;
+    let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
+    // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
+    let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
+    let mut further = held_accounts(&mut *conn, ending).await?;
+    let levels = undo_levels(&mut *conn, &plans, &rows, now).await?;
+    further.extend(levels.values().flatten());
+    let ledger = Ledger::open(&mut *conn, plans.keys().copied(), &steps, &further, now).await?;
+    let mut group = Group {
+        plans,
+        rows,
+        levels,
+        ledger,
+        operator: operator.cloned(),
+        events,
+        writes: Vec::new(),
+        late: Vec::new(),
+        unlocked: BTreeMap::new(),
+        undone: Vec::new(),
+        report: SettleReport::default(),
+        now,
+    };
+    for settlement in settlements {
+        let settled = group.settle(settlement)?;
+        if settled == Settled::Fenced {
+            group.late.extend(late::Late::of(settlement));
+        }
+        group.report.settled.push(settled);
+    }
+    group.write(&mut *conn).await?;
+    group.report.accounts = group.ledger.views();
+    Ok(group.report)
 }
 
 /// A unit's row under its lease.
@@ -112,8 +131,12 @@ struct Group {
     /// The tenants' accounts, for undos that nothing was reserved for.
     levels: BTreeMap<(String, String), Vec<i64>>,
     ledger: Ledger,
+    /// Who found out, where it was no worker.
+    operator: Option<Operator>,
     events: Vec<NewEvent>,
     writes: Vec<Write>,
+    /// Answers whose lease was lost.
+    late: Vec<late::Late>,
     /// How many of its needs each unit lost in this group.
     unlocked: BTreeMap<UnitKey, i32>,
     /// Undos that completed.

@@ -20,6 +20,7 @@ impl Group {
     pub(super) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         write_rows(conn, &self.writes).await?;
         write_attempts(conn, &self.writes, self.now).await?;
+        self.note_late(conn).await?;
         self.roll_back_forward_rows(conn).await?;
         self.unlock(conn).await?;
         let ended: Vec<(PlanKey, PlanState)> = self

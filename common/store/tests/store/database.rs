@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use crate::plans::Plan;
 
 /// Every table that a transaction of the store writes.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 16] = [
     "plan_owner",
     "execution_plan",
     "plan_verdict",
@@ -27,6 +27,9 @@ const TABLES: [&str; 13] = [
     "budget_change",
     "execution_event",
     "event_stream",
+    "control_state",
+    "control_request",
+    "two_person_act",
 ];
 
 /// A moment: so many seconds after the tests' own beginning of time.
@@ -205,6 +208,19 @@ impl Db {
             let found: Vec<String> =
                 sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&self.sql).await.unwrap();
             rows.extend(found);
+        }
+        rows
+    }
+
+    /// As [`Db::dump`], but for the events of late answers, the heads that tell of them, and their marks.
+    pub(crate) async fn without_late(&self) -> Vec<String> {
+        let mut rows = self.dump().await;
+        rows.retain(|row| !row.starts_with("event_stream ") && !row.contains("anomaly.late_answer"));
+        for row in &mut rows {
+            if let Some(at) = row.find("\"late_at\": ") {
+                let end = row[at..].find([',', '}']).map_or(row.len(), |length| at + length);
+                row.replace_range(at..end, "");
+            }
         }
         rows
     }

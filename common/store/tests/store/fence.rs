@@ -44,7 +44,7 @@ async fn a_late_settlement_is_fenced_and_changes_nothing() {
                     db.take(&plan, plan.unit(0), at(133)).await;
                 }
             }
-            let before = db.dump().await;
+            let before = db.without_late().await;
             for finding in [done(1), error(1), Finding::NotSent { detail: String::new() }, Finding::Sealed] {
                 let report = db.settle(&plan, &late.lease, finding, at(140)).await;
                 assert_eq!(report.settled, [Settled::Fenced], "at stage {stage}");
@@ -53,8 +53,54 @@ async fn a_late_settlement_is_fenced_and_changes_nothing() {
                 db.store.renew(std::slice::from_ref(&late.lease), at(999)).await.unwrap(),
                 [plan.unit(0)]
             );
-            assert_eq!(db.dump().await, before, "at stage {stage}");
+            assert_eq!(db.without_late().await, before, "at stage {stage}");
         }
+        assert_eq!(db.number(LATE).await, 1, "an attempt's late answers are one anomaly");
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+const LATE: &str = "SELECT count(*) FROM execution_event WHERE kind = 'anomaly.late_answer'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_is_an_anomaly_once_and_only_where_it_is_not_on_record() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let late = db.take(&plan, plan.unit(0), at(1)).await;
+        let sealed = lost(&db, at(61)).await;
+        db.settle(&plan, &sealed.lease, Finding::Sealed, at(62)).await;
+        // Whoever says that nothing left, or that no answer came, answers nothing.
+        for finding in [
+            Finding::NotSent { detail: String::new() },
+            Finding::Unanswered { detail: String::new() },
+            Finding::Sealed,
+        ] {
+            assert_eq!(db.settle(&plan, &late.lease, finding, at(63)).await.late, 0);
+        }
+        assert_eq!(db.settle(&plan, &late.lease, done(9), at(64)).await.late, 1);
+        assert_eq!(db.settle(&plan, &late.lease, done(9), at(65)).await.late, 0, "it is said once");
+        let said = "SELECT data->>'step' || ' ' || (data->>'attempt') || ' ' || (data->>'answered') || ' '
+                           || (data->>'cost') || ' ' || (data->>'recorded') || ' ' || (data->>'state')
+                    FROM execution_event WHERE kind = 'anomaly.late_answer'";
+        assert_eq!(db.text(said).await.as_deref(), Some("a 1 ok 9 lost failed"));
+        assert_eq!(db.number("SELECT settled FROM budget_account").await, 0);
+
+        // A commit that was made and not heard of is repeated: it finds itself on record.
+        retry(&db, at(66)).await;
+        let second = db.take(&plan, plan.unit(0), at(67)).await;
+        db.settle(&plan, &second.lease, error(3), at(68)).await;
+        assert_eq!(db.settle(&plan, &second.lease, error(3), at(69)).await.late, 0);
+        retry(&db, at(70)).await;
+        let third = db.take(&plan, plan.unit(0), at(71)).await;
+        assert_eq!(db.settle(&plan, &second.lease, error(3), at(72)).await.late, 0);
+        // The same answer by way of a probe is no anomaly.
+        let found = lost(&db, at(140)).await;
+        db.settle(&plan, &found.lease, done(4), at(141)).await;
+        assert_eq!(db.settle(&plan, &third.lease, done(4), at(142)).await.late, 0);
+        assert_eq!(db.number(LATE).await, 1);
+        db.assert_sound().await;
     })
     .await;
 }
@@ -99,9 +145,9 @@ async fn a_lease_settles_once() {
         assert_ne!(db.dump().await, before);
         let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
         db.settle(&plan, &claimed.lease, unanswered, at(5)).await;
-        let before = db.dump().await;
+        let before = db.without_late().await;
         assert_eq!(db.settle(&plan, &claimed.lease, done(1), at(6)).await.settled, [Settled::Fenced]);
-        assert_eq!(db.dump().await, before);
+        assert_eq!(db.without_late().await, before);
     })
     .await;
 }

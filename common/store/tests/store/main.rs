@@ -21,6 +21,8 @@ mod periods;
 mod plans;
 mod registry;
 mod relay;
+mod resolve;
 mod rollback;
 mod transitions;
+mod two_person;
 mod verdicts;

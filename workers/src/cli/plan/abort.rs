@@ -7,7 +7,7 @@ use dat_store::{ControlChange, ControlScope};
 use uuid::Uuid;
 
 use crate::cli::act::Act;
-use crate::cli::control::tell_workers;
+use crate::cli::control::{requested, tell_workers};
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output;
 use crate::cli::session::Session;
@@ -43,6 +43,7 @@ impl Abort {
                 output::line(format_args!("plan {plan} is being undone already: nothing changed"))?;
                 Ok(ExitCode::SUCCESS)
             }
+            ControlChange::Requested(request) => requested(request),
             ControlChange::NotThere => Err(Failure::Failed(format!(
                 "plan {plan} has no open version: 'dat plan list' shows the plans that do"
             ))),

@@ -130,11 +130,14 @@ impl Facts<'_> {
     /// Why the plan is where it is, while it goes on.
     fn going(&self, reason: String) -> Blocker {
         let remedy = match self.view.summary.state {
-            PlanState::Stuck => "an operator, who must resolve it",
-            PlanState::RollingBack => "the end of what is in flight, then of the undos",
-            _ => "that changing; it is checked again by itself",
+            PlanState::Stuck => {
+                let resolve = format!("dat plan resolve {}", self.view.summary.plan);
+                format!("'{resolve} --retry --reason …' for all that is stuck, or what stands at each of it")
+            }
+            PlanState::RollingBack => "the end of what is in flight, then of the undos".to_owned(),
+            _ => "that changing; it is checked again by itself".to_owned(),
         };
-        Blocker { about: "the plan".to_owned(), because: reason, unblocked_by: Some(remedy.to_owned()) }
+        Blocker { about: "the plan".to_owned(), because: reason, unblocked_by: Some(remedy) }
     }
 }
 

@@ -84,6 +84,7 @@ fn say(blockers: &[Blocker]) -> Result<(), Failure> {
     }
 }
 
+/// A plan's document, read.
 pub(super) async fn document(store: &Store, plan: PlanKey) -> Result<PlanDocument, Failure> {
     let stored = store.documents(&[plan]).await?.pop().ok_or_else(|| plan_name::unknown(plan))?;
     serde_json::from_slice(&stored.body)

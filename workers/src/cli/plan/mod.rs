@@ -8,6 +8,7 @@ mod file;
 mod journey;
 mod list;
 mod live;
+mod resolve;
 mod show;
 mod submit;
 mod validate;
@@ -29,6 +30,7 @@ pub(crate) enum Plan {
     Watch(watch::Watch),
     Explain(explain::Explain),
     Abort(abort::Abort),
+    Resolve(resolve::Resolve),
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
             Self::Watch(watch) => watch.run(&Session::open(flags)?).await,
             Self::Explain(explain) => explain.run(&Session::open(flags)?).await,
             Self::Abort(abort) => abort.run(&Session::open(flags)?).await,
+            Self::Resolve(resolve) => resolve.run(&Session::open(flags)?).await,
         }
     }
 }

@@ -175,3 +175,23 @@ fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
         assert!(said.iter().any(|said| said.contains(&bound)), "{bound} is not in {said:#?}");
     }
 }
+
+#[test]
+fn what_is_stuck_or_unknown_names_the_command_that_resolves_it() {
+    let plan = PlanKey::new(Uuid::nil(), 1);
+    let steps = vec![
+        unit("action", 0, "a", StepState::Stuck),
+        unit("action", 1, "b", StepState::Unknown),
+        unit("undo", 0, "a", StepState::Stuck),
+    ];
+    let blockers = explained(&view(PlanState::Stuck, steps), &[], None);
+    let remedies: Vec<&str> = blockers.iter().filter_map(|b| b.unblocked_by.as_deref()).collect();
+    for (about, command) in [
+        ("step a", format!("'dat plan resolve {plan} a --retry --reason …'")),
+        ("step b", format!("'dat plan resolve {plan} b --no-effect --reason …'")),
+        ("undo of a", format!("'dat plan resolve {plan} a --undone --reason …'")),
+    ] {
+        let blocker = blockers.iter().find(|b| b.about == about).unwrap_or_else(|| panic!("{blockers:?}"));
+        assert!(blocker.unblocked_by.as_ref().is_some_and(|r| r.contains(&command)), "{remedies:?}");
+    }
+}

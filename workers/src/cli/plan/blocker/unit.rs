@@ -13,24 +13,12 @@ impl Facts<'_> {
             StepState::Pending => self.pending(unit),
             StepState::Ready => self.ready(unit),
             StepState::Running => self.running(unit),
-            StepState::Unknown => (
-                said(unit, "the outcome is unknown"),
-                format!(
-                    "the next probe{}, by a worker with the role step-failed",
-                    if unit.not_before > self.now {
-                        format!(" at {}", moment(unit.not_before))
-                    } else {
-                        String::new()
-                    }
-                ),
-            ),
+            StepState::Unknown => (said(unit, "the outcome is unknown"), self.told(unit)),
             StepState::Failed => (
                 said(unit, "it failed"),
                 "the Rollback Coordinator's decision, by a worker with the role step-failed".to_owned(),
             ),
-            StepState::Stuck => {
-                (said(unit, "its undo cannot finish"), "an operator, who must resolve it".to_owned())
-            }
+            StepState::Stuck => (said(unit, "its undo cannot finish"), self.resolved(unit)),
             StepState::Compensating => ("its undo is under way".to_owned(), "the end of its undo".to_owned()),
             StepState::Completed | StepState::RolledBack | StepState::Skipped => {
                 return Blocker {
@@ -45,6 +33,33 @@ impl Facts<'_> {
             because: format!("{}, {because}{}", unit.state, self.bound(unit)),
             unblocked_by: Some(remedy),
         }
+    }
+
+    /// Who can tell what came of a unit: its next probe, or an operator.
+    fn told(&self, unit: &StepView) -> String {
+        let at = if unit.not_before > self.now {
+            format!(" at {}", moment(unit.not_before))
+        } else {
+            String::new()
+        };
+        let resolve = self.resolve(unit);
+        format!(
+            "the next probe{at}, by a worker with the role step-failed; or an operator who knows: \
+             '{resolve} --done --cost N --reason …' if it had its effect, '{resolve} --no-effect --reason …' if it had none"
+        )
+    }
+
+    /// How an operator resolves an undo that is stuck, or the step that waits for it.
+    fn resolved(&self, unit: &StepView) -> String {
+        let resolve = self.resolve(unit);
+        format!(
+            "'{resolve} --retry --reason …' to try the undo again, or '{resolve} --undone --reason …' once it is \
+             undone by hand"
+        )
+    }
+
+    fn resolve(&self, unit: &StepView) -> String {
+        format!("dat plan resolve {} {}", self.view.summary.plan, unit.key)
     }
 
     fn pending(&self, unit: &StepView) -> (String, String) {
