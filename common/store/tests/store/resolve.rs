@@ -201,6 +201,7 @@ async fn a_stuck_undo_is_tried_again_with_its_attempts_anew() {
             attempts: failed.counted,
             lost: failed.lost,
             retry: &compensation.retry,
+            since: failed.since,
             retry_after: failed.retry_after,
             plan_goes_on: failed.plan_goes_on,
         };
