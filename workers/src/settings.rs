@@ -206,7 +206,7 @@ impl Settings {
             .merge(
                 Env::prefixed("DAT_")
                     .split("__")
-                    .ignore(&["config", "fault", "fault_trace", "log", "bin", "ci_seconds"])
+                    .ignore(&["config", "fault", "fault_trace", "fault_deliver", "log", "bin", "ci_seconds"])
                     .filter(|key| {
                         // Variables of the tests are not settings.
                         !key.starts_with("test_")

@@ -92,7 +92,8 @@ pub(crate) async fn run<S: Stage>(fleet: &Fleet, stage: &S) {
             () = fleet.draining.cancelled() => break,
             batch = consumer.next_batch(fleet.settings.batch) => batch,
         };
-        let Some(batch) = batch else { break };
+        let Some(mut batch) = batch else { break };
+        dat_fault::disorder(&mut batch);
         fleet.metrics.deliveries(stage.name(), batch.len());
         handle(fleet, stage, &consumer, batch).await;
     }
@@ -114,8 +115,15 @@ async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: 
         if group.is_empty() {
             continue;
         }
-        let work: Vec<S::Work> = group.iter().map(|(_, work)| work.clone()).collect();
-        match commit(fleet, stage, &work).await {
+        let mut work: Vec<S::Work> = group.iter().map(|(_, work)| work.clone()).collect();
+        if dat_fault::delivers_twice() {
+            work.extend_from_within(..);
+        }
+        let committed = commit(fleet, stage, &work).await;
+        if dat_fault::delivers_twice() {
+            commit(fleet, stage, &work).await;
+        }
+        match committed {
             Committed::Done(dispositions) => {
                 let mut done = Vec::with_capacity(group.len());
                 for ((delivery, _), disposition) in group.into_iter().zip(dispositions) {

@@ -6,7 +6,8 @@
 //!
 //! `DAT_FAULT=<point>:<act>:<n>` does `act` at the n-th passing of a point: `stop` (as by SIGSTOP: frozen until a SIGCONT)
 //! or `kill` (as by SIGKILL; what the process had open at the servers ends with it). `DAT_FAULT_TRACE=<file>` notes
-//! each passing of a point as a line of that file.
+//! each passing of a point as a line of that file. `DAT_FAULT_DELIVER` has every delivery come `twice`, within its batch
+//! and again once it was committed, or `swapped` with its neighbour.
 
 /// Passes the points `<name>.before` and `<name>.after` around something that writes or sends.
 pub async fn around<T>(name: &str, act: impl Future<Output = T>) -> T {
@@ -22,6 +23,21 @@ pub fn around_call<T>(name: &str, act: impl FnOnce() -> T) -> T {
     let done = act();
     point(name, Side::After);
     done
+}
+
+/// Whether every delivery is to come twice.
+#[must_use]
+pub fn delivers_twice() -> bool {
+    cfg!(feature = "faults") && std::env::var("DAT_FAULT_DELIVER").is_ok_and(|how| how == "twice")
+}
+
+/// Swaps what was delivered with its neighbour, where that is asked for.
+pub fn disorder<T>(delivered: &mut [T]) {
+    if cfg!(feature = "faults") && std::env::var("DAT_FAULT_DELIVER").is_ok_and(|how| how == "swapped") {
+        for pair in delivered.chunks_exact_mut(2) {
+            pair.swap(0, 1);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

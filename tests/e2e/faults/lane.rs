@@ -92,6 +92,24 @@ impl Lane {
         killed == case.kills.len()
     }
 
+    /// Runs the scenarios, several plans of each at once, with a worker whose deliveries come `twice` or `swapped`; every
+    /// submission is published twice besides.
+    pub(super) async fn delivered(&mut self, how: &str) {
+        let environment = vec![("DAT_FAULT_DELIVER".to_owned(), how.to_owned())];
+        let worker =
+            self.fleet.spawn_worker(&WorkerOptions { environment, ..WorkerOptions::default() }).await;
+        let mut plans = Vec::new();
+        for _ in 0..5 {
+            for name in scenario::NAMES {
+                let document = scenario::document(name);
+                self.producer.submit(&document).await;
+                plans.push((name, self.producer.submit(&document).await));
+            }
+        }
+        self.check(&plans, how).await;
+        self.fleet.worker(worker).kill().await;
+    }
+
     /// What must hold of everything that ran here.
     pub(super) async fn finish(mut self) -> usize {
         // FLO and PTE may still have to be told.

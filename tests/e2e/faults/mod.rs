@@ -89,6 +89,14 @@ async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
     assert!(unreached.is_empty(), "nobody died at {unreached:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_come_twice_or_swapped_change_no_end() {
+    let (mut lane, _) = Lane::start().await;
+    lane.delivered("twice").await;
+    lane.delivered("swapped").await;
+    lane.finish().await;
+}
+
 fn most(traces: Vec<Trace>) -> Trace {
     let mut most = Trace::new();
     for (point, count) in traces.into_iter().flatten() {

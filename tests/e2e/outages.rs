@@ -1,0 +1,101 @@
+//! Servers that go away amid plans: nothing is lost, nothing happens twice, nothing is dead-lettered by it, and the fleet
+//! is well again by itself. (Redis that loses everything is in `redis_loss`.)
+
+use dat_tests::{Fleet, FleetOptions, Proxy, Way, WorkerOptions};
+use dat_topology::Stage;
+
+use crate::crowd::{self, Crowd};
+
+/// Plans that run while the server is away, and as many before.
+const PLANS: usize = 50;
+
+/// Two workers that reach one server by way of a proxy.
+async fn fleet_behind(variable: &str, address: impl Fn(&Fleet) -> String) -> (Fleet, Proxy) {
+    let options = FleetOptions { workers: 0, settings: crowd::settings(), ..FleetOptions::default() };
+    let mut fleet = Fleet::start(options).await;
+    let proxy = Proxy::before(&address(&fleet)).await;
+    let environment = vec![(variable.to_owned(), proxy.url().to_owned())];
+    for _ in 0..2 {
+        let options = WorkerOptions { environment: environment.clone(), ..WorkerOptions::default() };
+        fleet.spawn_worker(&options).await;
+    }
+    (fleet, proxy)
+}
+
+async fn is_ready(fleet: &mut Fleet, ready: bool) {
+    for worker in 0..2 {
+        fleet.worker(worker).get_until("/readyz", |(status, _)| (*status == 200) == ready).await;
+    }
+}
+
+async fn nothing_is_dead(fleet: &Fleet) {
+    let producer = fleet.producer().await;
+    for stage in [
+        Stage::PlanSubmitted,
+        Stage::PlanApproved,
+        Stage::PlanRejected,
+        Stage::StepDispatch,
+        Stage::StepFailed,
+    ] {
+        assert_eq!(producer.dead_letters(stage).await, 0, "{stage} has dead letters");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_falls_silent_amid_50_plans_is_left_and_found_again() {
+    let (mut fleet, proxy) = fleet_behind("AMQP_URL", |fleet| fleet.realm().amqp_url.clone()).await;
+    let producer = fleet.producer().await;
+    let mut crowd = Crowd::default();
+    crowd.submit(&producer, PLANS).await;
+    crowd::wait_for_ended(&producer, PLANS / 5).await;
+    proxy.hold(Way::ToClient);
+    proxy.hold(Way::ToServer);
+    crowd.submit(&producer, PLANS).await;
+    // Nobody says that it is gone: a heartbeat that does not come does.
+    is_ready(&mut fleet, false).await;
+    proxy.resume(Way::ToClient);
+    proxy.resume(Way::ToServer);
+    proxy.cut();
+    is_ready(&mut fleet, true).await;
+    crowd.check(&fleet, &producer).await;
+    nothing_is_dead(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_cuts_every_connection_amid_50_plans_costs_nothing() {
+    let (fleet, proxy) = fleet_behind("AMQP_URL", |fleet| fleet.realm().amqp_url.clone()).await;
+    cut_again_and_again(&fleet, &proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cuts_every_connection_amid_50_plans_costs_nothing() {
+    let (fleet, proxy) = fleet_behind("DATABASE_URL", |fleet| fleet.realm().database_url.clone()).await;
+    cut_again_and_again(&fleet, &proxy).await;
+}
+
+async fn cut_again_and_again(fleet: &Fleet, proxy: &Proxy) {
+    let producer = fleet.producer().await;
+    let mut crowd = Crowd::default();
+    crowd.submit(&producer, PLANS).await;
+    for ended in [1, 10, 20, 30, 40] {
+        crowd::wait_for_ended(&producer, ended).await;
+        proxy.cut();
+    }
+    crowd.check(fleet, &producer).await;
+    nothing_is_dead(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_falls_silent_amid_50_plans_only_puts_limits_into_each_process() {
+    let (fleet, proxy) = fleet_behind("REDIS_URL", |fleet| fleet.realm().redis_url.clone()).await;
+    let producer = fleet.producer().await;
+    let mut crowd = Crowd::default();
+    crowd.submit(&producer, PLANS).await;
+    crowd::wait_for_ended(&producer, PLANS / 5).await;
+    proxy.hold(Way::ToClient);
+    crowd.submit(&producer, PLANS).await;
+    crowd::wait_for_ended(&producer, PLANS + PLANS / 2).await;
+    proxy.resume(Way::ToClient);
+    crowd.check(&fleet, &producer).await;
+    nothing_is_dead(&fleet).await;
+}
