@@ -5,8 +5,6 @@ use dat_sandbox::report::RequestStatus;
 use dat_tests::{Fleet, FleetOptions, PlanDraft, Proxy, StepDraft, Way, WorkerOptions, eventually};
 use serde_json::json;
 
-use crate::crowd;
-
 /// The end of the request: what comes before it in the same write is held as well.
 const TAIL: &str = r#""step":"stuck","attempt":1}"#;
 
@@ -16,7 +14,8 @@ const TAIL: &str = r#""step":"stuck","attempt":1}"#;
 async fn a_request_that_arrives_after_its_plan_was_unwound_is_refused() {
     let options = FleetOptions {
         workers: 0,
-        settings: crowd::settings(),
+        // A lease that a busy machine does not let run out while its worker lives.
+        settings: "[worker]\nlease_ms = 6000\nsweep_ms = 100\nconnections = 5\n".to_owned(),
         sandbox: vec!["--cannot-tell".to_owned()],
         ..FleetOptions::default()
     };

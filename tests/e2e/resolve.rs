@@ -139,7 +139,7 @@ async fn an_outcome_that_nobody_can_tell_is_told_by_an_operator() {
 async fn a_late_answer_after_a_rollback_is_an_anomaly_and_changes_nothing() {
     let options = FleetOptions { workers: 0, settings: crowd::settings(), ..FleetOptions::default() };
     let mut fleet = Fleet::start(options).await;
-    let environment = vec![("DAT_FAULT".to_owned(), "runner.after_answer:stop:1".to_owned())];
+    let environment = vec![("DAT_FAULT".to_owned(), "runner.send.after:stop:1".to_owned())];
     fleet.spawn_worker(&WorkerOptions { environment, ..WorkerOptions::default() }).await;
     let (producer, sandbox) = (fleet.producer().await, fleet.sandbox());
     sandbox.hold("probe").await;
