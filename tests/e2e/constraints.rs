@@ -240,6 +240,25 @@ async fn a_bad_document_is_refused_with_every_fault_and_nothing_of_it_is_registe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_tenants_are_set_all_of_them_or_none() {
+    let fleet = Fleet::standard().await;
+    let limit = |tenant: &str, amount: i64| json!({"tenant": tenant, "currency": "usd", "period": "month", "amount": amount});
+    let act = ["--reason", "a test", "--actor", "ann"];
+    let bad = json!({"format": 1, "limits": [limit("acme", 500), limit("bolt", -1)]});
+    let file = fleet.file("bad.json", &bad.to_string());
+    let refused = fleet.dat_refused(&[&["budget", "set", "--file", &file][..], &act].concat()).await;
+    assert!(refused.contains("/limits/1/amount: "), "{refused}");
+    assert!(fleet.store().limits().await.expect("it answers").is_empty(), "half of it is set");
+    let good = json!({"format": 1, "limits": [limit("acme", 500), limit("bolt", 700)]});
+    let file = fleet.file("good.json", &good.to_string());
+    fleet.dat(&[&["budget", "set", "--file", &file][..], &act].concat()).await;
+    let limits = fleet.store().limits().await.expect("it answers");
+    let amounts: Vec<(&str, i64)> =
+        limits.iter().map(|limit| (limit.tenant.as_str(), limit.amount)).collect();
+    assert_eq!(amounts, [("acme", 500), ("bolt", 700)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_decision_that_was_altered_is_named_by_the_recheck() {
     let fleet = Fleet::standard().await;
     let producer = fleet.producer().await;

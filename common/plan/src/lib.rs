@@ -20,6 +20,7 @@ pub mod graph;
 pub mod hash;
 pub mod ids;
 pub mod json;
+pub mod limits_document;
 pub mod mux;
 pub mod replay;
 pub mod retry;

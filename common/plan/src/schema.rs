@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::approval::Verdict;
 use crate::constraint::ConstraintDocument;
 use crate::document::PlanDocument;
+use crate::limits_document::LimitsDocument;
 
 /// The JSON Schema of a plan document. An optional field is absent, never `null`: a plan has one way to say a thing.
 #[must_use]
@@ -26,6 +27,12 @@ pub fn constraint_document() -> Value {
     let mut schema = schemars::schema_for!(ConstraintDocument).to_value();
     refuse_null(&mut schema);
     schema
+}
+
+/// The JSON Schema of an operator's document of tenants' limits.
+#[must_use]
+pub fn limits_document() -> Value {
+    schemars::schema_for!(LimitsDocument).to_value()
 }
 
 /// Takes `null` out of every choice of types.

@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use dat_plan::Currency;
 use dat_plan::amount::MAX;
+use dat_plan::limits_document::Limit;
+use dat_plan::{Currency, check};
 use dat_store::TenantLimit;
 use serde_json::json;
 
 use crate::cli::act::Act;
 use crate::cli::failure::Answer;
+use crate::cli::input::InputFile;
 use crate::cli::output::{self, OutputFlag};
 use crate::cli::plan_name::PlanName;
 use crate::cli::session::Session;
@@ -31,20 +33,27 @@ are in the smallest unit of the currency: 200 dollars are --amount 20000 --curre
 
 Examples:
   dat budget set --tenant acme --currency usd --period month --amount 5000000 --reason 'Q4 campaign'
-  dat budget set --tenant acme --currency token --period day --amount 2000000 --reason 'model quota'")]
+  dat budget set --tenant acme --currency token --period day --amount 2000000 --reason 'model quota'
+  dat budget set --file limits.json --reason 'plan 2027'
+
+A file holds {\"format\": 1, \"limits\": [{\"tenant\", \"currency\", \"period\", \"amount\"}, …]}: all of them are set, or \
+none.")]
 pub(crate) struct Set {
+    /// A document of several limits; - reads it from standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "currency", "period", "amount"])]
+    file: Option<String>,
     /// Who pays
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    tenant: String,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new(), required_unless_present = "file")]
+    tenant: Option<String>,
     /// Of what: usd, eur, …, or token
-    #[arg(long, value_parser = currency)]
-    currency: String,
+    #[arg(long, value_parser = currency, required_unless_present = "file")]
+    currency: Option<String>,
     /// The calendar period
-    #[arg(long, value_enum)]
-    period: Period,
+    #[arg(long, value_enum, required_unless_present = "file")]
+    period: Option<Period>,
     /// The most, in the smallest unit
-    #[arg(long, value_parser = clap::value_parser!(i64).range(0..=MAX))]
-    amount: i64,
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..=MAX), required_unless_present = "file")]
+    amount: Option<i64>,
     #[command(flatten)]
     act: Act,
 }
@@ -84,6 +93,15 @@ impl Period {
     }
 }
 
+fn row(limit: Limit) -> TenantLimit {
+    TenantLimit {
+        tenant: limit.tenant,
+        currency: limit.currency.as_str().to_owned(),
+        period: limit.period.as_str().to_owned(),
+        amount: limit.amount,
+    }
+}
+
 fn currency(text: &str) -> Result<String, String> {
     if Currency::is_valid(text) {
         Ok(text.to_owned())
@@ -103,16 +121,26 @@ impl Budget {
 
 impl Set {
     async fn run(self, session: &Session) -> Answer {
-        let limit = TenantLimit {
-            tenant: self.tenant,
-            currency: self.currency,
-            period: self.period.as_str().to_owned(),
-            amount: self.amount,
+        let limits = match (&self.file, self.tenant, self.currency, self.period, self.amount) {
+            (None, Some(tenant), Some(currency), Some(period), Some(amount)) => {
+                vec![TenantLimit { tenant, currency, period: period.as_str().to_owned(), amount }]
+            }
+            (file, ..) => {
+                let file = InputFile::read(file.as_deref().unwrap_or("-"))?;
+                match check::limits_document(&file.body) {
+                    Ok(document) => document.limits.into_iter().map(row).collect(),
+                    Err(faults) => {
+                        file.say_faults(&faults)?;
+                        return Ok(ExitCode::FAILURE);
+                    }
+                }
+            }
         };
         let store = session.store().await?;
-        store.set_limit(&limit, &self.act.actor, &self.act.reason, session.now()).await?;
-        let TenantLimit { tenant, currency, period, amount } = limit;
-        output::line(format_args!("tenant {tenant} may spend {amount} {currency} a {period}"))?;
+        store.set_limits(&limits, &self.act.actor, &self.act.reason, session.now()).await?;
+        for TenantLimit { tenant, currency, period, amount } in limits {
+            output::line(format_args!("tenant {tenant} may spend {amount} {currency} a {period}"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

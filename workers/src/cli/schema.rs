@@ -1,4 +1,4 @@
-//! `dat schema plan | verdict | constraints`.
+//! `dat schema plan | verdict | constraints | limits`.
 
 use std::process::ExitCode;
 
@@ -29,6 +29,8 @@ enum Message {
     Verdict,
     /// What an operator registers with 'dat constraints set'
     Constraints,
+    /// What an operator sets with 'dat budget set --file'
+    Limits,
 }
 
 impl Schema {
@@ -37,6 +39,7 @@ impl Schema {
             Message::Plan => dat_plan::schema::plan_document(),
             Message::Verdict => dat_plan::schema::verdict(),
             Message::Constraints => dat_plan::schema::constraint_document(),
+            Message::Limits => dat_plan::schema::limits_document(),
         })?;
         Ok(ExitCode::SUCCESS)
     }

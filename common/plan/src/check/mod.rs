@@ -8,6 +8,7 @@ mod ancestry;
 mod constraint;
 mod counted;
 mod cycle;
+mod limit;
 mod node;
 mod plan;
 mod predicate;
@@ -29,6 +30,7 @@ use crate::fault::{Fault, FaultCode};
 use crate::graph::Graph;
 use crate::hash::PlanHash;
 use crate::json::{self, Faults, Place};
+use crate::limits_document::LimitsDocument;
 use node::Node;
 use predicate::Predicates;
 
@@ -122,6 +124,22 @@ pub fn constraint_document(body: &[u8], rules: &Rules<'_>) -> Result<CheckedCons
     let hash = PlanHash::of(&value)
         .map_err(|error| vec![Fault::new("", FaultCode::WrongType, error.to_string())])?;
     Ok(CheckedConstraints { document, value, hash })
+}
+
+/// Checks an operator's document of tenants' limits.
+///
+/// Fails as [`plan`] does.
+pub fn limits_document(body: &[u8]) -> Result<LimitsDocument, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let value = json::read(body, &mut faults)?;
+    limit::read_document(Node::root(&value), &mut faults);
+    if faults.is_empty() {
+        match LimitsDocument::deserialize(&value) {
+            Ok(document) => return Ok(document),
+            Err(error) => faults.add(&Place::ROOT, FaultCode::WrongType, error.to_string()),
+        }
+    }
+    Err(faults.into_list())
 }
 
 /// One check under way.

@@ -162,7 +162,7 @@ fn read_steps(
     Some(list.len())
 }
 
-fn is_tenant(text: &str) -> bool {
+pub(super) fn is_tenant(text: &str) -> bool {
     text.len() <= limits::TEXT_CHARS
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))

@@ -6,6 +6,7 @@ mod collection;
 mod constraints;
 mod contract;
 mod limits;
+mod limits_document;
 mod mutation;
 mod order;
 mod states;

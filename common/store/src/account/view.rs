@@ -66,7 +66,72 @@ pub struct TokenUsage {
 }
 
 impl Store {
-    /// Sets what a tenant may spend in a calendar period; the present period's account takes the new limit at once.
+    /// Sets what tenants may spend in calendar periods, all of it or nothing; the present periods' accounts take the new
+    /// limits at once.
+    pub async fn set_limits(
+        &self,
+        limits: &[TenantLimit],
+        actor: &str,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let mut events = Vec::with_capacity(limits.len());
+        // Accounts in the order of their ids, as every transaction locks them.
+        sqlx::query!(
+            "SELECT a.account_id FROM budget_account a
+             JOIN UNNEST($1::text[], $2::text[], $3::text[]) AS k (tenant, currency, period)
+               USING (tenant, currency, period)
+             ORDER BY a.account_id FOR NO KEY UPDATE OF a",
+            &limits.iter().map(|limit| limit.tenant.clone()).collect::<Vec<_>>(),
+            &limits.iter().map(|limit| limit.currency.clone()).collect::<Vec<_>>(),
+            &limits.iter().map(|limit| limit.period.clone()).collect::<Vec<_>>(),
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        for limit in limits {
+            sqlx::query!(
+                "INSERT INTO budget_limit (tenant, currency, period, amount, set_at, set_by)
+                 VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (tenant, currency, period)
+                 DO UPDATE SET amount = excluded.amount, set_at = excluded.set_at, set_by = excluded.set_by",
+                limit.tenant,
+                limit.currency,
+                limit.period,
+                limit.amount,
+                now,
+                actor,
+            )
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query!(
+                "UPDATE budget_account SET limit_amount = $4, version = version + 1
+                 WHERE tenant = $1 AND currency = $2 AND period = $3
+                   AND period_start = date_trunc($3, $5::timestamptz AT TIME ZONE 'UTC')::date",
+                limit.tenant,
+                limit.currency,
+                limit.period,
+                limit.amount,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            let event =
+                NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::SetBudget), now)
+                    .with("actor", actor)
+                    .with("tenant", limit.tenant.as_str())
+                    .with("currency", limit.currency.as_str())
+                    .with("period", limit.period.as_str())
+                    .with("amount", limit.amount)
+                    .because(reason);
+            events.push(event);
+        }
+        event_log::append(&mut tx, &events).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// As [`Store::set_limits`], for one.
     pub async fn set_limit(
         &self,
         limit: &TenantLimit,
@@ -74,43 +139,7 @@ impl Store {
         reason: &str,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query!(
-            "INSERT INTO budget_limit (tenant, currency, period, amount, set_at, set_by)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (tenant, currency, period)
-             DO UPDATE SET amount = excluded.amount, set_at = excluded.set_at, set_by = excluded.set_by",
-            limit.tenant,
-            limit.currency,
-            limit.period,
-            limit.amount,
-            now,
-            actor,
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query!(
-            "UPDATE budget_account SET limit_amount = $4, version = version + 1
-             WHERE tenant = $1 AND currency = $2 AND period = $3
-               AND period_start = date_trunc($3, $5::timestamptz AT TIME ZONE 'UTC')::date",
-            limit.tenant,
-            limit.currency,
-            limit.period,
-            limit.amount,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let event = NewEvent::of_plan(PlanKey::CONTROL, "", EventKind::Control(ControlAct::SetBudget), now)
-            .with("actor", actor)
-            .with("tenant", limit.tenant.as_str())
-            .with("currency", limit.currency.as_str())
-            .with("period", limit.period.as_str())
-            .with("amount", limit.amount)
-            .because(reason);
-        event_log::append(&mut tx, &[event]).await?;
-        tx.commit().await?;
-        Ok(())
+        self.set_limits(std::slice::from_ref(limit), actor, reason, now).await
     }
 
     /// A tenant's accounts, and one plan's where asked: those with something on them, newest period first.
