@@ -132,8 +132,17 @@ async fn limits_together_cost_no_more_than_the_tightest_alone() {
     let rule = json!([{"id": "w", "enforcement": "hard", "kind": "time_window", "not_before": opens}]);
     let closed = producer.submit(&one("not today", 1, "usd").set("constraints", rule).document()).await;
     producer.wait_for("the window is closed", |e| e.plan == closed && e.kind == "constraint.violated").await;
+    // One of two may run; the other waits for it, and uses up no turn but its own.
+    sandbox.hold("test.slow").await;
+    let rule = json!([{"id": "single", "enforcement": "hard", "kind": "concurrency", "max": 1}]);
+    let single = wide("one at a time", 2, &json!({"cost": 1}), "test.slow").set("constraints", rule);
+    let single = producer.submit(&single.document()).await;
+    sandbox.wait_for_held(1).await;
+    waits_for(&fleet, single, "at most 1 run at once").await;
+    sandbox.release().await;
+    completes(&producer, single).await;
     // All but one of the turns that are left; the one step that still asks now and then has that one meanwhile.
-    let passing = wide("passing", TURNS - 2, &json!({"cost": 1}), "test.act").document();
+    let passing = wide("passing", TURNS - 4, &json!({"cost": 1}), "test.act").document();
     let passing = producer.submit(&passing).await;
     completes(&producer, passing).await;
     fleet.dat(&["plan", "abort", &dear.plan_id.to_string(), "--reason", "too dear"]).await;
@@ -145,7 +154,7 @@ async fn limits_together_cost_no_more_than_the_tightest_alone() {
     if hour(now()) != from {
         return; // the token window has turned meanwhile, and its step has run
     }
-    let calls = arrivals(&sandbox, &[tokens, full, dear, closed, passing, last, over]).await.len();
+    let calls = arrivals(&sandbox, &[tokens, full, dear, closed, single, passing, last, over]).await.len();
     assert_eq!(calls, TURNS, "as many as the rate alone allows");
     for plan in [full, closed, over] {
         fleet.dat(&["plan", "abort", &plan.plan_id.to_string(), "--reason", "the end"]).await;
