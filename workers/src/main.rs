@@ -5,6 +5,7 @@
 //! what nobody heard. `cli` has a file for each family of commands.
 
 mod alarm;
+mod batch;
 mod breakers;
 mod cli;
 mod control;

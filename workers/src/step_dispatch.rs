@@ -1,7 +1,7 @@
 //! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
 //! may run next, at most as much as this worker has free slots for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -12,6 +12,7 @@ use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postpo
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::batch;
 use crate::breakers;
 use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
@@ -33,9 +34,6 @@ const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
 
 /// The most units in one look, where most of those before waited for their limits.
 const LOOK: usize = 512;
-
-/// From so many units of one tenant on, they are claimed apart from those of others.
-const MANY: usize = 16;
 
 /// What a claim did, the more the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +142,7 @@ impl Dispatcher {
                 }
             }
             self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
-            let (few, many) = apart(batch);
+            let (few, many) = batch::apart(batch);
             let mut moved = self.claim_batch(few, free).await?;
             if !many.is_empty() {
                 let left = self.free().min(free);
@@ -202,8 +200,9 @@ impl Dispatcher {
         let now = fleet.now();
         let asked = fleet.limits.ask(&batch, &mut said, &fleet.operators, now);
         dat_fault::around("rate.ask", asked).await;
-        let beyond = cut(&mut said, &mut batch, free);
-        dat_fault::around("rate.cut", fleet.limits.give_back(&fleet.operators, beyond.iter())).await;
+        let beyond = batch::cut(&mut said, &mut batch, free);
+        let unused = fleet.limits.give_back(&fleet.operators, batch::newly_granted(&beyond));
+        dat_fault::around("rate.cut", unused).await;
         let batch = &batch;
         let reserved = dat_fault::around("windows.reserve", fleet.windows.ask(batch, &mut said, now)).await;
         if reserved.lost {
@@ -385,38 +384,6 @@ impl Dispatcher {
             let _ = ended.send(outcome.holding(permit));
         });
     }
-}
-
-/// Takes the tenant with the most units apart, where it has many and others have some: what the others have does not
-/// wait until a large transaction is written.
-fn apart(batch: Candidates) -> (Candidates, Candidates) {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for (candidate, _) in &batch {
-        *counts.entry(candidate.tenant.as_str()).or_default() += 1;
-    }
-    let largest = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > MANY);
-    let Some(largest) = largest.filter(|_| counts.len() > 1).map(|(tenant, _)| (*tenant).to_owned()) else {
-        return (batch, Candidates::new());
-    };
-    batch.into_iter().partition(|(candidate, _)| candidate.tenant != largest)
-}
-
-/// Leaves `free` units that pass, and what waits; gives the rest.
-fn cut(said: &mut Vec<Limited>, batch: &mut Candidates, free: usize) -> Candidates {
-    let mut beyond = Candidates::new();
-    let mut room = free;
-    let (whole_said, whole_batch) = (std::mem::take(said), std::mem::take(batch));
-    for (one, candidate) in whole_said.into_iter().zip(whole_batch) {
-        let takes = !matches!(one, Limited::Wait { .. });
-        if takes && room == 0 {
-            beyond.push(candidate);
-            continue;
-        }
-        room -= usize::from(takes);
-        said.push(one);
-        batch.push(candidate);
-    }
-    beyond
 }
 
 fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
