@@ -154,6 +154,16 @@ impl Prepared {
         }
     }
 
+    /// The steps that wait for a unit, by index: none for an undo, whose followers its row names.
+    pub(crate) fn successors(&self, unit: UnitKey) -> Vec<i32> {
+        match (unit.kind, usize::try_from(unit.index)) {
+            (UnitKind::Action, Ok(index)) if index < self.graph.len() => {
+                self.graph.successors(index).iter().filter_map(|next| i32::try_from(*next).ok()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The results that a unit needs, those that operators' rules read among them.
     pub(crate) fn needs(&self, unit: UnitKey, operators: &Binding) -> Needed {
         let step = usize::try_from(unit.index).ok().and_then(|index| self.steps.get(index));

@@ -86,13 +86,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
     }
     .instrument(span)
     .await;
-    let index = usize::try_from(unit.index).unwrap_or(usize::MAX);
-    let successors = match unit.kind {
-        UnitKind::Action if index < plan.graph.len() => {
-            plan.graph.successors(index).iter().filter_map(|s| i32::try_from(*s).ok()).collect()
-        }
-        _ => Vec::new(),
-    };
+    let successors = plan.successors(unit);
     let connector = plan.unit(unit).map_or("", |spec| spec.connector).to_owned();
     Ended::attempt(
         Settlement { lease: claimed.lease, finding, successors, decision },

@@ -236,7 +236,7 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     let spec = plan.unit(unit);
     let connector_name = spec.map_or("", |s| s.connector).to_owned();
     let timeout = spec.map_or(0, |s| s.timeout_ms);
-    let not_after = probe.started_at + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
+    let not_after = probe.send_before + TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
     let answer = match fleet.connectors.get(&connector_name) {
         _ if plan.is_dry() => ProbeAnswer::Sealed, // nothing left this process, and nothing will
         Some(connector) => {
@@ -276,11 +276,7 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
             Finding::CannotTell { detail: storable(&detail), again_at: fleet.now() + wait }
         }
     };
-    let successors = usize::try_from(unit.index)
-        .ok()
-        .filter(|index| unit.kind == dat_plan::UnitKind::Action && *index < plan.graph.len())
-        .map(|index| plan.graph.successors(index).iter().map(|s| as_index(*s)).collect())
-        .unwrap_or_default();
+    let successors = plan.successors(unit);
     Ended::probe(
         Settlement { lease: probe.lease, finding, successors, decision: None },
         connector_name,

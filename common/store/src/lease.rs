@@ -58,8 +58,8 @@ pub struct Probe {
     pub traceparent: String,
     /// Probes that could not tell, so far.
     pub probes: i32,
-    /// When the attempt began.
-    pub started_at: DateTime<Utc>,
+    /// The request left before this, or never: the end of the lease as it was claimed.
+    pub send_before: DateTime<Utc>,
 }
 
 impl Store {
@@ -194,7 +194,7 @@ impl Store {
         let keys = due.iter().map(|row| PlanKey::new(row.plan_id, row.plan_version));
         let plans = plan_row::lock(&mut tx, keys, Contended::Skip).await?;
         let rows = sqlx::query!(
-            "WITH due AS MATERIALIZED (
+            r#"WITH due AS MATERIALIZED (
                  SELECT s.plan_id, s.plan_version, s.kind, s.step_index
                  FROM execution_step s
                  JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version)
@@ -210,7 +210,8 @@ impl Store {
                AND a.plan_id = s.plan_id AND a.plan_version = s.plan_version AND a.kind = s.kind
                AND a.step_index = s.step_index AND a.attempt = s.attempts
              RETURNING s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.attempts, s.lease_epoch,
-                       s.tenant, s.probes, a.idempotency_key, a.started_at",
+                       s.tenant, s.probes, a.idempotency_key,
+                       coalesce(a.send_before, a.started_at) AS "send_before!""#,
             &plans.keys().map(|k| k.plan_id).collect::<Vec<_>>(),
             &plans.keys().map(|k| k.plan_version).collect::<Vec<_>>(),
             now,
@@ -233,7 +234,7 @@ impl Store {
                     tenant: row.tenant,
                     traceparent: plans.get(&plan).map(|p| p.traceparent.clone()).unwrap_or_default(),
                     probes: row.probes,
-                    started_at: row.started_at,
+                    send_before: row.send_before,
                 })
             })
             .collect()

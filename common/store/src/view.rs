@@ -92,6 +92,8 @@ pub struct AttemptView {
     pub idempotency_key: String,
     /// When.
     pub started_at: DateTime<Utc>,
+    /// Its request left before this, or never; none where that was not noted.
+    pub send_before: Option<DateTime<Utc>>,
     /// Until when.
     pub ended_at: Option<DateTime<Utc>>,
     /// How it ended.
@@ -234,7 +236,8 @@ impl Store {
         .collect::<Result<Vec<_>, StoreError>>()?;
         let attempts = sqlx::query_as!(
             AttemptView,
-            "SELECT kind, step_index AS index, attempt, worker, idempotency_key, started_at, ended_at, outcome, detail
+            "SELECT kind, step_index AS index, attempt, worker, idempotency_key, started_at, send_before,
+                    ended_at, outcome, detail
              FROM step_attempt WHERE plan_id = $1 AND plan_version = $2 ORDER BY started_at, kind, step_index",
             plan.plan_id,
             plan.plan_version

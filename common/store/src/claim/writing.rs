@@ -80,8 +80,8 @@ async fn write_taken(
     plan_row::assert_rows(written.rows_affected(), taken.len(), "step")?;
     sqlx::query!(
         "INSERT INTO step_attempt (plan_id, plan_version, kind, step_index, attempt, lease_epoch, idempotency_key,
-             worker, started_at)
-         SELECT plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key, $8, $9
+             worker, started_at, send_before)
+         SELECT plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key, $8, $9, $10
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
               AS n (plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key)",
         &ids,
@@ -93,6 +93,7 @@ async fn write_taken(
         &keys,
         worker,
         now,
+        until,
     )
     .execute(conn)
     .await?;

@@ -206,6 +206,23 @@ async fn a_seal_raises_the_key_and_counts_a_lost_attempt_apart() {
     .await;
 }
 
+/// What cannot be sealed may be believed undone only when its request cannot be accepted any more, and that may have left
+/// at the end of the lease as it was claimed: the worker checks that lease right before it sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_knows_until_when_the_request_may_have_left_however_often_the_lease_was_renewed() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let claimed = db.take(&plan, plan.unit(0), at(1)).await;
+        let lost_now = db.store.renew(std::slice::from_ref(&claimed.lease), at(500)).await.unwrap();
+        assert_eq!(lost_now, []);
+        let probe = lost(&db, at(501)).await;
+        assert_eq!(probe.send_before, claimed.lease.until);
+        assert_eq!(probe.send_before, at(61));
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_finds_it_done_completes_the_step_with_its_cost_once() {
     with(async |db| {

@@ -30,11 +30,17 @@ async fn begin(db: &Db, plan: &Plan, now: DateTime<Utc>) {
     db.store.begin_undo(&[RollbackStart { plan: plan.key(), undos: &undos }], now).await.unwrap();
 }
 
-/// A unit as an operator resolves it.
-fn order(plan: &Plan, unit: UnitKey, resolution: Resolution) -> Resolve {
+/// A unit as an operator resolves it who has just looked at it.
+async fn order(db: &Db, plan: &Plan, unit: UnitKey, resolution: Resolution) -> Resolve {
     let lease = dat_store::Lease { unit, epoch: 0, until: at(0) };
-    Resolve { unit, resolution, successors: plan.settlement(&lease, done(0)).successors }
+    let view = db.store.plan(unit.plan).await.unwrap().unwrap();
+    let row = view.steps.iter().find(|row| row.kind == unit.kind.as_str() && row.index == unit.index);
+    let attempt = row.map_or(0, |row| row.attempts);
+    Resolve { unit, attempt, resolution, successors: plan.settlement(&lease, done(0)).successors }
 }
+
+/// Requests may be accepted for a second after they were sent, at the latest at the end of the lease of a minute.
+const NO_EFFECT: Resolution = Resolution::NoEffect { timeout_ms: 1_000 };
 
 async fn resolve(db: &Db, plan: &Plan, orders: &[Resolve], now: DateTime<Utc>) -> Resolved {
     db.store.resolve(plan.key(), orders, "ann", "I looked", now).await.unwrap()
@@ -79,7 +85,8 @@ async fn an_unknown_step_is_resolved_as_done_with_its_result_and_cost() {
         let plan = two();
         unknown(&db, &plan).await;
         let order =
-            order(&plan, plan.unit(0), Resolution::Done { result: json!({"n": 7}), cost: 6, refund: 1 });
+            order(&db, &plan, plan.unit(0), Resolution::Done { result: json!({"n": 7}), cost: 6, refund: 1 })
+                .await;
         assert_eq!(
             resolve(&db, &plan, std::slice::from_ref(&order), at(3)).await,
             in_state(PlanState::Executing, 0)
@@ -108,12 +115,23 @@ async fn an_unknown_step_that_had_no_effect_is_as_sealed_and_tried_under_another
     with(async |db| {
         let plan = two();
         unknown(&db, &plan).await;
-        let order = order(&plan, plan.unit(0), Resolution::NoEffect);
-        assert_eq!(resolve(&db, &plan, &[order], at(3)).await, in_state(PlanState::Executing, 0));
+        let order = order(&db, &plan, plan.unit(0), NO_EFFECT).await;
+        // The request may have left until the end of the lease, and be accepted a second after that.
+        let soon = resolve(&db, &plan, std::slice::from_ref(&order), at(61)).await;
+        let Resolved::Refused(NotResolved::TooSoon { until, .. }) = &soon else { panic!("{soon:?}") };
+        assert_eq!((*until, db.state(plan.unit(0)).await.as_str()), (at(62), "unknown"));
+        let again = order.clone();
+        assert_eq!(resolve(&db, &plan, &[order], at(62)).await, in_state(PlanState::Executing, 0));
         assert_eq!(db.state(plan.unit(0)).await, "failed");
         assert_eq!(db.number("SELECT settled FROM budget_account").await, 0);
-        assert_eq!(rule(&db, Decision::Retry { at: at(4) }, at(4)).await, 1);
-        let claimed = db.take(&plan, plan.unit(0), at(5)).await;
+        assert_eq!(rule(&db, Decision::Retry { at: at(63) }, at(63)).await, 1);
+        let claimed = db.take(&plan, plan.unit(0), at(64)).await;
+        // What was found out about the first attempt is not true of the second.
+        let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
+        db.settle(&plan, &claimed.lease, unanswered, at(65)).await;
+        let moved = resolve(&db, &plan, &[again], at(300)).await;
+        let Resolved::Refused(NotResolved::Moved { seen, made, .. }) = &moved else { panic!("{moved:?}") };
+        assert_eq!((*seen, *made, db.state(plan.unit(0)).await.as_str()), (1, 2, "unknown"));
         assert_eq!(claimed.idempotency_key, format!("{}/a/2", plan.key()));
         db.assert_sound().await;
     })
@@ -125,26 +143,26 @@ async fn nothing_is_resolved_while_a_probe_holds_its_lease_or_that_is_not_so() {
     with(async |db| {
         let plan = two();
         unknown(&db, &plan).await;
-        let probe = db.store.claim_probes("prober", 10, at(60), at(3)).await.unwrap().remove(0);
-        let orders = [order(&plan, plan.unit(0), Resolution::NoEffect)];
+        let probe = db.store.claim_probes("prober", 10, at(70), at(3)).await.unwrap().remove(0);
+        let orders = [order(&db, &plan, plan.unit(0), NO_EFFECT).await];
         let before = db.dump().await;
         let held = resolve(&db, &plan, &orders, at(4)).await;
         let Resolved::Refused(NotResolved::Held { worker, until, .. }) = &held else { panic!("{held:?}") };
-        assert_eq!((worker.as_str(), *until), ("prober", at(60)));
+        assert_eq!((worker.as_str(), *until), ("prober", at(70)));
         for refused in [
-            order(&plan, plan.unit(0), Resolution::Retry),
-            order(&plan, plan.unit(0), Resolution::Undone { cost: 0, refund: 0 }),
-            order(&plan, plan.unit(1), Resolution::NoEffect),
-            order(&plan, plan.undo(1), Resolution::Retry),
+            order(&db, &plan, plan.unit(0), Resolution::Retry).await,
+            order(&db, &plan, plan.unit(0), Resolution::Undone { cost: 0, refund: 0 }).await,
+            order(&db, &plan, plan.unit(1), NO_EFFECT).await,
+            order(&db, &plan, plan.undo(1), Resolution::Retry).await,
         ] {
             let answer = resolve(&db, &plan, &[refused], at(5)).await;
             assert!(matches!(answer, Resolved::Refused(_)), "{answer:?}");
         }
         assert_eq!(db.dump().await, before);
         // The prober is gone: its lease ran out, and what it still finds changes nothing.
-        assert_eq!(resolve(&db, &plan, &orders, at(60)).await, in_state(PlanState::Executing, 0));
+        assert_eq!(resolve(&db, &plan, &orders, at(70)).await, in_state(PlanState::Executing, 0));
         let before = db.without_late().await;
-        let report = db.settle(&plan, &probe.lease, done(9), at(61)).await;
+        let report = db.settle(&plan, &probe.lease, done(9), at(71)).await;
         assert_eq!((report.settled, report.late), (vec![dat_store::Settled::Fenced], 1));
         assert_eq!(db.without_late().await, before);
         db.assert_sound().await;
@@ -157,7 +175,7 @@ async fn a_stuck_undo_that_was_done_by_hand_lets_the_plan_end_with_its_refund() 
     with(async |db| {
         let plan = two();
         stuck(&db, &plan, &[0]).await;
-        let orders = [order(&plan, plan.undo(0), Resolution::Undone { cost: 2, refund: 7 })];
+        let orders = [order(&db, &plan, plan.undo(0), Resolution::Undone { cost: 2, refund: 7 }).await];
         assert_eq!(resolve(&db, &plan, &orders, at(6)).await, in_state(PlanState::Aborted, 0));
         assert_eq!(db.state(plan.unit(0)).await, "rolled_back");
         assert_eq!(db.state(plan.undo(0)).await, "completed");
@@ -184,7 +202,7 @@ async fn a_stuck_undo_is_tried_again_with_its_attempts_anew() {
     with(async |db| {
         let plan = two();
         stuck(&db, &plan, &[0]).await;
-        let orders = [order(&plan, plan.undo(0), Resolution::Retry)];
+        let orders = [order(&db, &plan, plan.undo(0), Resolution::Retry).await];
         assert_eq!(resolve(&db, &plan, &orders, at(6)).await, in_state(PlanState::RollingBack, 0));
         assert_eq!(db.state(plan.unit(0)).await, "compensating");
         db.go(&plan, plan.undo(0), error(0), at(7)).await;
@@ -221,20 +239,23 @@ async fn a_plan_goes_on_when_the_last_of_its_stuck_undos_is_resolved() {
     with(async |db| {
         let plan = wide();
         stuck(&db, &plan, &[0, 1]).await;
-        let first = [order(&plan, plan.undo(0), Resolution::Undone { cost: 0, refund: 7 })];
+        let first = [order(&db, &plan, plan.undo(0), Resolution::Undone { cost: 0, refund: 7 }).await];
         assert_eq!(resolve(&db, &plan, &first, at(6)).await, in_state(PlanState::Stuck, 1));
         assert_eq!(db.state(plan.unit(0)).await, "rolled_back");
         assert_eq!(db.state(plan.unit(1)).await, "stuck");
-        let last = [order(&plan, plan.undo(1), Resolution::Undone { cost: 0, refund: 0 })];
+        let last = [order(&db, &plan, plan.undo(1), Resolution::Undone { cost: 0, refund: 0 }).await];
         assert_eq!(resolve(&db, &plan, &last, at(7)).await, in_state(PlanState::Aborted, 0));
         db.assert_sound().await;
 
         // All of them at once, or none: one that is not stuck stops the others.
         let plan = wide();
         stuck(&db, &plan, &[0, 1]).await;
-        let both = [0, 1].map(|place| order(&plan, plan.undo(place), Resolution::Retry));
+        let both = [
+            order(&db, &plan, plan.undo(0), Resolution::Retry).await,
+            order(&db, &plan, plan.undo(1), Resolution::Retry).await,
+        ];
         let before = db.dump().await;
-        let wrong = [both[0].clone(), order(&plan, plan.unit(1), Resolution::NoEffect)];
+        let wrong = [both[0].clone(), order(&db, &plan, plan.unit(1), NO_EFFECT).await];
         assert!(matches!(resolve(&db, &plan, &wrong, at(8)).await, Resolved::Refused(_)));
         assert_eq!(db.dump().await, before);
         assert_eq!(resolve(&db, &plan, &both, at(8)).await, in_state(PlanState::RollingBack, 0));
@@ -260,7 +281,9 @@ async fn an_unknown_undo_is_resolved_like_a_step() {
         let claimed = db.take(&plan, plan.undo(0), at(6)).await;
         let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
         db.settle(&plan, &claimed.lease, unanswered, at(7)).await;
-        let orders = [order(&plan, plan.undo(0), Resolution::Done { result: json!({}), cost: 4, refund: 7 })];
+        let orders =
+            [order(&db, &plan, plan.undo(0), Resolution::Done { result: json!({}), cost: 4, refund: 7 })
+                .await];
         assert_eq!(resolve(&db, &plan, &orders, at(8)).await, in_state(PlanState::Aborted, 0));
         assert_eq!(db.number("SELECT settled FROM budget_account").await, 4);
         db.assert_sound().await;

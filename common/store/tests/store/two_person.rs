@@ -102,15 +102,16 @@ async fn an_abort_and_a_resolution_wait_for_the_second_operator() {
         let unanswered = dat_store::Finding::Unanswered { detail: "timeout".to_owned() };
         db.settle(&plan, &claimed.lease, unanswered, at(2)).await;
 
-        let order = Resolve { unit: plan.unit(0), resolution: Resolution::NoEffect, successors: Vec::new() };
+        let resolution = Resolution::NoEffect { timeout_ms: 1_000 };
+        let order = Resolve { unit: plan.unit(0), attempt: 1, resolution, successors: Vec::new() };
         let asked = db
             .store
-            .resolve(plan.key(), std::slice::from_ref(&order), "ann", "I looked", at(3))
+            .resolve(plan.key(), std::slice::from_ref(&order), "ann", "I looked", at(62))
             .await
             .unwrap();
         let Resolved::Requested(asked) = asked else { panic!("{asked:?}") };
         assert_eq!(db.state(plan.unit(0)).await, "unknown", "nothing is resolved yet");
-        let confirmed = db.store.confirm(asked.id, "bob", "me too", at(4)).await.unwrap();
+        let confirmed = db.store.confirm(asked.id, "bob", "me too", at(63)).await.unwrap();
         let done = Resolved::Done { plan: PlanState::Executing, stuck: 0 };
         assert!(
             matches!(&confirmed, Confirmation::Resolved(_, resolved) if *resolved == done),
@@ -118,9 +119,9 @@ async fn an_abort_and_a_resolution_wait_for_the_second_operator() {
         );
         assert_eq!(db.state(plan.unit(0)).await, "failed");
 
-        let asked = requested(db.store.abort(plan.id(), "ann", "enough", at(5)).await.unwrap());
+        let asked = requested(db.store.abort(plan.id(), "ann", "enough", at(64)).await.unwrap());
         assert_eq!(db.plan_state(&plan).await, PlanState::Executing, "nothing is aborted yet");
-        let confirmed = db.store.confirm(asked.id, "bob", "me too", at(6)).await.unwrap();
+        let confirmed = db.store.confirm(asked.id, "bob", "me too", at(65)).await.unwrap();
         assert!(matches!(confirmed, Confirmation::Control(_, ControlChange::Done)), "{confirmed:?}");
         assert_eq!(db.plan_state(&plan).await, PlanState::RollingBack);
         db.assert_sound().await;

@@ -3,30 +3,28 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{ArgGroup, Args};
 use dat_plan::amount::MAX;
-use dat_plan::graph::Graph;
-use dat_plan::{PlanDocument, PlanKey, PlanState, StepState, UnitKey, UnitKind};
+use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use dat_store::{
     ControlScope, NotResolved, PlanView, Resolution, Resolve as Order, Resolved, StepView, Store,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::explain::document;
 use crate::cli::act::Act;
 use crate::cli::control::{requested, tell_workers};
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output;
 use crate::cli::plan_name::{self, PlanArg};
 use crate::cli::session::Session;
+use crate::documents::Documents;
 use crate::runner::holds_nul;
 
-/// How long a probe that is under way is waited for.
+/// How long is waited for what ends by itself: a probe that is under way, a request that may still be accepted.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The timeout of a step of the plan's own rollback list.
-const LISTED_TIMEOUT_MS: u64 = 30_000;
-/// How often it is looked whether it has ended.
+/// How often it is looked whether that has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Settle a step whose outcome nobody can tell, or an undo that is stuck
@@ -91,13 +89,13 @@ impl Resolve {
         let until = Instant::now() + PATIENCE;
         let mut told = false;
         let resolved = loop {
-            let orders = self.orders(session, &store, plan).await?;
+            let orders = self.orders(&store, plan).await?;
             let now = session.now();
             let resolved = store.resolve(plan, &orders, &self.act.actor, &self.act.reason, now).await?;
             match resolved {
-                Resolved::Refused(held @ NotResolved::Held { .. }) if Instant::now() < until => {
+                Resolved::Refused(why) if ends_before(&why, until - Instant::now(), now) => {
                     if !std::mem::replace(&mut told, true) {
-                        output::note(format_args!("note: {held}; waiting for its end"));
+                        output::note(format_args!("note: {why}; waiting for that"));
                     }
                     sleep(LOOK).await;
                 }
@@ -116,30 +114,30 @@ impl Resolve {
     }
 
     /// What is asked of the store, from the rows as they are now.
-    async fn orders(&self, session: &Session, store: &Store, plan: PlanKey) -> Result<Vec<Order>, Failure> {
+    async fn orders(&self, store: &Store, plan: PlanKey) -> Result<Vec<Order>, Failure> {
         let view = store.plan(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
         let units = self.units(&view)?;
-        let document = document(store, plan).await?;
+        let prepared =
+            Documents::new().get(store, [plan]).await?.remove(&plan).ok_or_else(|| unreadable(plan))?;
         let mut orders = Vec::with_capacity(units.len());
         for unit in units {
-            let kind: UnitKind = unit.kind.parse().map_err(|_| unreadable(plan))?;
-            let index = usize::try_from(unit.index).map_err(|_| unreadable(plan))?;
+            let (index, attempt) = (unit.index, unit.attempts);
+            let unit = UnitKey { plan, kind: unit.kind.parse().map_err(|_| unreadable(plan))?, index };
+            let spec = prepared.unit(unit).ok_or_else(|| unreadable(plan))?;
             let resolution = if self.done {
                 Resolution::Done {
                     result: self.result.clone().unwrap_or_else(|| Value::Object(serde_json::Map::new())),
-                    cost: self.cost.unwrap_or_else(|| max_cost(&document, kind, index)),
+                    cost: self.cost.unwrap_or(spec.max_cost),
                     refund: self.refund.unwrap_or(0),
                 }
             } else if self.no_effect {
-                may_not_act_any_more(session, &view, &document, unit)?;
-                Resolution::NoEffect
+                Resolution::NoEffect { timeout_ms: spec.timeout_ms }
             } else if self.undone {
                 Resolution::Undone { cost: self.cost.unwrap_or(0), refund: self.refund.unwrap_or(0) }
             } else {
                 Resolution::Retry
             };
-            let unit = UnitKey { plan, kind, index: unit.index };
-            orders.push(Order { unit, resolution, successors: successors(&document, kind, index)? });
+            orders.push(Order { unit, attempt, resolution, successors: prepared.successors(unit) });
         }
         Ok(orders)
     }
@@ -181,55 +179,16 @@ impl Resolve {
 }
 
 fn unreadable(plan: PlanKey) -> Failure {
-    Failure::Failed(format!("the rows of plan {plan} cannot be read"))
+    Failure::Failed(format!("the stored document of plan {plan} does not fit its rows: was it altered?"))
 }
 
-/// What a unit may cost at most.
-fn max_cost(document: &PlanDocument, kind: UnitKind, index: usize) -> i64 {
-    let steps = document.steps.len();
-    match (kind, document.steps.get(index)) {
-        (UnitKind::Action, Some(step)) => step.max_cost,
-        (UnitKind::Undo, Some(step)) => step.undo_max_cost(),
-        (_, None) => document.rollback.steps.get(index.saturating_sub(steps)).map_or(0, |step| step.max_cost),
+/// Whether what is in the way ends by itself within so long. What holds a lease may give it back at any moment.
+fn ends_before(why: &NotResolved, within: Duration, now: DateTime<Utc>) -> bool {
+    let within = TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX);
+    match why {
+        NotResolved::Held { .. } => within > TimeDelta::zero(),
+        why => why.until().is_some_and(|until| until - now < within),
     }
-}
-
-/// The steps that need a step, by index.
-fn successors(document: &PlanDocument, kind: UnitKind, index: usize) -> Result<Vec<i32>, Failure> {
-    if kind == UnitKind::Undo || index >= document.steps.len() {
-        return Ok(Vec::new());
-    }
-    let graph = Graph::of(document).map_err(|error| {
-        Failure::Failed(format!("the steps of plan {} have no order: {error}", document.key()))
-    })?;
-    Ok(graph.successors(index).iter().filter_map(|next| i32::try_from(*next).ok()).collect())
-}
-
-/// A request that is under way may still have its effect until its deadline: only then can someone know that it has
-/// none and will have none.
-fn may_not_act_any_more(
-    session: &Session,
-    view: &PlanView,
-    document: &PlanDocument,
-    unit: &StepView,
-) -> Result<(), Failure> {
-    let timeout = usize::try_from(unit.index)
-        .ok()
-        .and_then(|index| document.steps.get(index))
-        .map_or(LISTED_TIMEOUT_MS, |step| step.timeout_ms);
-    let last = view.attempts.iter().rev().find(|attempt| {
-        attempt.kind == unit.kind && attempt.index == unit.index && attempt.attempt == unit.attempts
-    });
-    let Some(last) = last else { return Ok(()) };
-    let end = last.started_at + chrono::TimeDelta::milliseconds(i64::try_from(timeout).unwrap_or(i64::MAX));
-    if session.now() < end {
-        return Err(Failure::Failed(format!(
-            "the request of {} may have its effect until {}: say after that that it had none",
-            unit.key,
-            output::moment(end)
-        )));
-    }
-    Ok(())
 }
 
 fn say(plan: PlanKey, state: PlanState, stuck: i64) -> Result<(), Failure> {

@@ -160,6 +160,7 @@ fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
         worker: "w1".to_owned(),
         idempotency_key: String::new(),
         started_at: now(),
+        send_before: None,
         ended_at: None,
         outcome: None,
         detail: None,
