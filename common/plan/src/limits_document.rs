@@ -46,6 +46,9 @@ pub enum LimitPeriod {
 }
 
 impl LimitPeriod {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Year];
+
     /// As it is written.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -69,6 +69,14 @@ pub struct ControlRequest {
     pub confirmed_by: Option<String>,
 }
 
+impl ControlRequest {
+    /// What the act is about; none where a newer version of DAT asked.
+    #[must_use]
+    pub fn control_scope(&self) -> Option<ControlScope> {
+        ControlScope::of_columns(&self.scope, &self.subject)
+    }
+}
+
 /// What came of a confirmation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Confirmation {
@@ -199,7 +207,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let Some(asked) = request_row(&mut tx, id).await? else { return Ok(Confirmation::NotThere) };
         // Plans are locked first, as by every transaction; then the request, which is read again.
-        let scope = ControlScope::of_columns(&asked.scope, &asked.subject);
+        let scope = asked.control_scope();
         if let Some(ControlScope::Plan(plan)) = &scope {
             let versions = crate::control::open_versions(&mut tx, &[*plan]).await?;
             plan_row::lock(&mut tx, versions, Contended::Wait).await?;

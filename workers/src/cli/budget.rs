@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
+use clap::{Args, Subcommand};
 use dat_plan::amount::MAX;
-use dat_plan::limits_document::Limit;
+use dat_plan::limits_document::{Limit, LimitPeriod};
 use dat_plan::{Currency, check};
 use dat_store::TenantLimit;
 use serde_json::json;
@@ -49,8 +49,9 @@ pub(crate) struct Set {
     #[arg(long, value_parser = currency, required_unless_present = "file")]
     currency: Option<String>,
     /// The calendar period
-    #[arg(long, value_enum, required_unless_present = "file")]
-    period: Option<Period>,
+    #[arg(long, required_unless_present = "file",
+          value_parser = PossibleValuesParser::new(LimitPeriod::ALL.map(LimitPeriod::as_str)))]
+    period: Option<String>,
     /// The most, in the smallest unit
     #[arg(long, value_parser = clap::value_parser!(i64).range(0..=MAX), required_unless_present = "file")]
     amount: Option<i64>,
@@ -74,23 +75,6 @@ pub(crate) struct Show {
     plan: Option<PlanName>,
     #[command(flatten)]
     output: OutputFlag,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Period {
-    Day,
-    Month,
-    Year,
-}
-
-impl Period {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Day => "day",
-            Self::Month => "month",
-            Self::Year => "year",
-        }
-    }
 }
 
 fn row(limit: Limit) -> TenantLimit {
@@ -123,7 +107,7 @@ impl Set {
     async fn run(self, session: &Session) -> Answer {
         let limits = match (&self.file, self.tenant, self.currency, self.period, self.amount) {
             (None, Some(tenant), Some(currency), Some(period), Some(amount)) => {
-                vec![TenantLimit { tenant, currency, period: period.as_str().to_owned(), amount }]
+                vec![TenantLimit { tenant, currency, period, amount }]
             }
             (file, ..) => {
                 let file = InputFile::read(file.as_deref().unwrap_or("-"))?;

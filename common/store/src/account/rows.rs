@@ -8,6 +8,7 @@ use dat_plan::budget::Account;
 use sqlx::PgConnection;
 
 use super::snapshot::{self, ROLL_UP_EVERY};
+use super::view::AccountRow;
 use super::{AccountView, Entry, Ledger, Reservation, ReservationKey, Row};
 use crate::error::StoreError;
 use crate::plan_row::assert_rows;
@@ -62,7 +63,8 @@ impl Ledger {
         plans: &BTreeSet<PlanKey>,
         ids: &BTreeSet<i64>,
     ) -> Result<(), StoreError> {
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            AccountRow,
             "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
                     cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
              FROM budget_account
@@ -79,27 +81,12 @@ impl Ledger {
         .fetch_all(conn)
         .await?;
         for row in rows {
-            let plan = row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version));
-            if let Some(plan) = plan {
-                self.by_plan.insert(plan, row.account_id);
+            let view = AccountView::from(row);
+            if let Some(plan) = view.plan {
+                self.by_plan.insert(plan, view.account_id);
             }
-            let view = AccountView {
-                account_id: row.account_id,
-                version: row.version,
-                tenant: row.tenant,
-                currency: row.currency,
-                plan,
-                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
-                cap: row.cap_key,
-                account: Account {
-                    limit: row.limit_amount,
-                    settled: row.settled,
-                    reserved: row.reserved,
-                    overrun: row.overrun,
-                },
-            };
             let before = view.account;
-            self.accounts.insert(row.account_id, Row { view, before, dirty: false });
+            self.accounts.insert(view.account_id, Row { view, before, dirty: false });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Accounts and limits as operators see and set them, and what token windows are rebuilt from.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use dat_plan::budget::Account;
 use dat_plan::event::{ControlAct, EventKind, NewEvent};
 use dat_plan::{PlanKey, UnitKey, UnitKind};
@@ -26,9 +26,49 @@ pub struct AccountView {
     /// A `spend` rule's account: what is counted together.
     pub cap: Option<String>,
     /// A tenant's or a rule's account: the period and its first day.
-    pub period: Option<(String, chrono::NaiveDate)>,
+    pub period: Option<(String, NaiveDate)>,
     /// What it holds.
     pub account: Account,
+}
+
+/// An account's row, as every query of whole accounts reads it.
+#[derive(Debug)]
+pub(super) struct AccountRow {
+    pub(super) account_id: i64,
+    pub(super) version: i64,
+    pub(super) tenant: String,
+    pub(super) currency: String,
+    pub(super) plan_id: Option<Uuid>,
+    pub(super) plan_version: Option<i32>,
+    pub(super) period: Option<String>,
+    pub(super) period_start: Option<NaiveDate>,
+    pub(super) cap_key: Option<String>,
+    pub(super) cap_period: Option<String>,
+    pub(super) cap_start: Option<NaiveDate>,
+    pub(super) limit_amount: i64,
+    pub(super) settled: i64,
+    pub(super) reserved: i64,
+    pub(super) overrun: i64,
+}
+
+impl From<AccountRow> for AccountView {
+    fn from(row: AccountRow) -> Self {
+        Self {
+            account_id: row.account_id,
+            version: row.version,
+            tenant: row.tenant,
+            currency: row.currency,
+            plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
+            cap: row.cap_key,
+            period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
+            account: Account {
+                limit: row.limit_amount,
+                settled: row.settled,
+                reserved: row.reserved,
+                overrun: row.overrun,
+            },
+        }
+    }
 }
 
 /// A tenant's limit for a calendar period.
@@ -77,15 +117,20 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let mut events = Vec::with_capacity(limits.len());
-        // Accounts in the order of their ids, as every transaction locks them.
+        // Two documents of the same limits in another order do not wait for each other.
+        let mut limits: Vec<&TenantLimit> = limits.iter().collect();
+        limits.sort_by_key(|limit| (&limit.tenant, &limit.currency, &limit.period));
+        // The present accounts in the order of their ids, as every transaction locks them.
         sqlx::query!(
             "SELECT a.account_id FROM budget_account a
              JOIN UNNEST($1::text[], $2::text[], $3::text[]) AS k (tenant, currency, period)
                USING (tenant, currency, period)
+             WHERE a.period_start = date_trunc(k.period, $4::timestamptz AT TIME ZONE 'UTC')::date
              ORDER BY a.account_id FOR NO KEY UPDATE OF a",
             &limits.iter().map(|limit| limit.tenant.clone()).collect::<Vec<_>>(),
             &limits.iter().map(|limit| limit.currency.clone()).collect::<Vec<_>>(),
             &limits.iter().map(|limit| limit.period.clone()).collect::<Vec<_>>(),
+            now,
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -148,7 +193,8 @@ impl Store {
         tenant: Option<&str>,
         plan: Option<Uuid>,
     ) -> Result<Vec<AccountView>, StoreError> {
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            AccountRow,
             "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
                     cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
              FROM budget_account
@@ -160,24 +206,7 @@ impl Store {
         )
         .fetch_all(self.pool())
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| AccountView {
-                account_id: row.account_id,
-                version: row.version,
-                tenant: row.tenant,
-                currency: row.currency,
-                plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
-                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
-                cap: row.cap_key,
-                account: Account {
-                    limit: row.limit_amount,
-                    settled: row.settled,
-                    reserved: row.reserved,
-                    overrun: row.overrun,
-                },
-            })
-            .collect())
+        Ok(rows.into_iter().map(AccountView::from).collect())
     }
 
     /// What attempts of token plans reserved or spent since a moment: what token windows are rebuilt from.
@@ -270,7 +299,8 @@ impl Store {
 
     /// Accounts by their ids, as they are; in no order.
     pub async fn accounts_by_id(&self, ids: &[i64]) -> Result<Vec<AccountView>, StoreError> {
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            AccountRow,
             "SELECT account_id, version, tenant, currency, plan_id, plan_version, period, period_start,
                     cap_key, cap_period, cap_start, limit_amount, settled, reserved, overrun
              FROM budget_account WHERE account_id = ANY($1)",
@@ -278,24 +308,7 @@ impl Store {
         )
         .fetch_all(self.pool())
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| AccountView {
-                account_id: row.account_id,
-                version: row.version,
-                tenant: row.tenant,
-                currency: row.currency,
-                plan: row.plan_id.zip(row.plan_version).map(|(id, version)| PlanKey::new(id, version)),
-                period: row.period.or(row.cap_period).zip(row.period_start.or(row.cap_start)),
-                cap: row.cap_key,
-                account: Account {
-                    limit: row.limit_amount,
-                    settled: row.settled,
-                    reserved: row.reserved,
-                    overrun: row.overrun,
-                },
-            })
-            .collect())
+        Ok(rows.into_iter().map(AccountView::from).collect())
     }
 
     /// The accounts in which some plans hold room at the moment, of plans after this one in id order: those that live

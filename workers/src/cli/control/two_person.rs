@@ -147,12 +147,8 @@ impl Confirm {
 }
 
 async fn control_said(session: &Session, asked: &ControlRequest, change: ControlChange) -> Answer {
-    let scope = match asked.scope.as_str() {
-        "tenant" => ControlScope::Tenant(asked.subject.clone()),
-        "plan" => ControlScope::Plan(asked.subject.parse().unwrap_or_default()),
-        "connector" => ControlScope::Connector(asked.subject.clone()),
-        _ => ControlScope::Fleet,
-    };
+    // The store has just acted on it.
+    let Some(scope) = asked.control_scope() else { return set_said(change) };
     match asked.act.parse() {
         Ok(ControlAct::Pause | ControlAct::DisableConnector) => said(session, &scope, true, change).await,
         Ok(ControlAct::Resume | ControlAct::EnableConnector) => said(session, &scope, false, change).await,
