@@ -11,7 +11,8 @@ use tokio::process::{Child, Command};
 use ureq::Agent;
 
 use crate::binary::dat_binary;
-use crate::patience::{LOOK, PATIENCE, within};
+use crate::eventually::eventually;
+use crate::patience::{PATIENCE, within};
 
 /// What a process says on stdout, before its address, when it can be used.
 const READY: &str = "ready ";
@@ -129,9 +130,11 @@ impl Process {
 
     /// Asks until the answer is as wanted. For the little that nothing announces.
     pub async fn get_until(&self, path: &str, wanted: impl Fn(&(u16, String)) -> bool) {
-        while !wanted(&self.get(path).await) {
-            tokio::time::sleep(LOOK).await;
-        }
+        eventually(format_args!("{path} of {} is as wanted", self.name), async || {
+            let answer = self.get(path).await;
+            if wanted(&answer) { Ok(()) } else { Err(answer) }
+        })
+        .await;
     }
 
     /// What it logged so far.

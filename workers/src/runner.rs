@@ -80,7 +80,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
     );
     let (finding, decision) = async {
         let (finding, decision) = run(fleet, plan, &claimed).await;
-        breakers::unasked(fleet, &unit, claimed.attempt).await;
+        dat_fault::around("breaker.unasked", breakers::unasked(fleet, &unit, claimed.attempt)).await;
         tracing::debug!(?finding, "ended");
         (finding, decision)
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use dat_connectors::Connectors;
 use dat_connectors::http::HttpSettings;
 use dat_guards::{BreakerRule, RateLimit, TokenWindow};
 use figment::Figment;
@@ -238,6 +239,12 @@ impl Settings {
         }
         for (place, breaker) in self.breaker.iter().enumerate() {
             breaker.rule()?;
+            if !Connectors::NAMES.contains(&breaker.connector.as_str()) {
+                let (name, known) = (&breaker.connector, Connectors::NAMES.join(", "));
+                return Err(BadSetting(format!(
+                    "breaker of {name}: there is no such connector, only {known}"
+                )));
+            }
             if self.breaker[..place].iter().any(|other| other.connector == breaker.connector) {
                 return Err(BadSetting(format!("breaker of {}: it is there twice", breaker.connector)));
             }
@@ -248,5 +255,37 @@ impl Settings {
     /// The namespace of Redis keys: never empty, so that keys of other programs stay apart.
     pub(crate) fn redis_namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("dat")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_that_the_readme_shows_can_be_used() {
+        let readme = include_str!("../../README.md");
+        let blocks = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let shown: Vec<&str> = blocks.collect();
+        assert_eq!(shown.len(), 2, "limits, and http");
+        let settings: Settings = Figment::from(Serialized::defaults(Settings::default()))
+            .merge(Toml::string(&shown.join("\n")))
+            .extract()
+            .unwrap();
+        settings.check().unwrap();
+        let limits = (settings.rate.len(), settings.token_window.len(), settings.breaker.len());
+        assert_eq!(limits, (1, 1, 1));
+        let token = |name: &str| (name == "SHOP_TOKEN").then(|| "t".to_owned());
+        let clock = std::sync::Arc::new(dat_plan::clock::SystemClock);
+        let http = dat_connectors::Http::new(&settings.http, clock, &token).unwrap();
+        assert!(dat_connectors::Connector::action(&http, "shop.order.create").is_some());
+    }
+
+    #[test]
+    fn a_breaker_of_no_connector_stops_the_start_with_its_name() {
+        let mut settings = Settings::default();
+        let set = "connector = \"mxu\"\nfailures = 5\nwindow_ms = 1000\nopen_ms = 1000\n";
+        settings.breaker = vec![Figment::from(Toml::string(set)).extract().unwrap()];
+        assert!(settings.check().unwrap_err().to_string().contains("breaker of mxu"));
     }
 }

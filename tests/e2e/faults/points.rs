@@ -5,18 +5,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where operators' commands write; what they do is theirs to repeat.
-const OPERATORS: [&str; 7] =
-    ["control.rs", "weight.rs", "constraint_set.rs", "view.rs", "resolve.rs", "two_person.rs", "breaker.rs"];
+const OPERATORS: [&str; 7] = [
+    "control.rs",
+    "weight.rs",
+    "constraint_set.rs",
+    "account/view.rs",
+    "resolve/mod.rs",
+    "two_person.rs",
+    "breaker.rs",
+];
 
 /// What writes or sends, in the store and in the workers.
 const STORE_WRITES: [&str; 1] = [".commit()"];
-const WORKER_SENDS: [&str; 6] = [
+const WORKER_SENDS: [&str; 18] = [
     "publisher.publish",
     "consumer.ack(",
     "connector.act(",
     "connector.probe(",
     "plans.put_all(",
     "copies().put_all(",
+    "fleet.limits.ask(",
+    "fleet.limits.give_back(",
+    "fleet.limits.later(",
+    "fleet.limits.copy(",
+    "fleet.windows.ask(",
+    "fleet.windows.give_back(",
+    "fleet.windows.settle(",
+    "fleet.windows.fill(",
+    "fleet.windows.mend(",
+    "breakers::ask(",
+    "breakers::give_back(",
+    "breakers::unasked(",
 ];
 
 /// How long before a write its point may stand, in characters: the statement's own beginning.
@@ -39,6 +58,13 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
         }
     }
     files
+}
+
+/// Whether a test of that name is there.
+pub(super) fn is_test(name: &str) -> bool {
+    let declared = format!("fn {name}(");
+    let folders = ["tests/e2e", "common/store/tests"];
+    folders.into_iter().flat_map(sources).any(|(_, text)| text.contains(&declared))
 }
 
 /// The names in `around("…"` and `around_call("…"`.
