@@ -167,6 +167,9 @@ async fn a_rate_that_a_rule_sets_is_one_schedule_for_all_tenants_and_says_its_na
     for tenant in ["acme", "bolt"] {
         plans.push(producer.submit(&plan(tenant)).await);
     }
+    for plan in &plans {
+        producer.wait_for("its steps exist", |e| e.plan == *plan && e.kind == "plan.executing").await;
+    }
     let waiting =
         eventually("one of two tenants has the turn, the other waits and says for what", async || {
             let (mut done, mut waiting) = (0, None);

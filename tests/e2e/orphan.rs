@@ -22,7 +22,12 @@ async fn a_request_that_arrives_after_its_plan_was_unwound_is_refused() {
     let mut fleet = Fleet::start(options).await;
     let proxy = Proxy::before(&fleet.realm().amqp_url).await;
     let behind = ("AMQP_URL".to_owned(), proxy.url().to_owned());
-    fleet.spawn_worker(&WorkerOptions { environment: vec![behind], ..WorkerOptions::default() }).await;
+    // It runs steps and does nothing else: what the relay or the sweeper published would wait for its confirm in the same
+    // channel, and the request behind it would not be sent.
+    let runner = WorkerOptions { environment: vec![behind], ..WorkerOptions::role("step-dispatch") };
+    fleet.spawn_worker(&runner).await;
+    let others = ["plan-submitted", "plan-approved", "plan-rejected", "relay"].map(str::to_owned).to_vec();
+    fleet.spawn_worker(&WorkerOptions { roles: others, ..WorkerOptions::default() }).await;
     let (producer, sandbox) = (fleet.producer().await, fleet.sandbox());
     sandbox.hold("test.act").await;
     let plan = PlanDraft::new("orphan")

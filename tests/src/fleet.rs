@@ -6,6 +6,7 @@ use dat_plan::PlanKey;
 use dat_store::{PlanView, Store};
 
 use crate::binary::log_folder;
+use crate::eventually::eventually;
 use crate::patience::within;
 use crate::process::{self, Process};
 use crate::producer::Producer;
@@ -165,10 +166,12 @@ impl Fleet {
         client.get_multiplexed_async_connection().await.expect("Redis answers")
     }
 
-    /// The rows of a plan version.
+    /// The rows of a plan version that was submitted, once it is registered.
     pub async fn plan(&self, plan: PlanKey) -> PlanView {
-        let found = self.store.plan(plan).await.expect("the database answers");
-        found.unwrap_or_else(|| panic!("plan {plan} is not registered"))
+        eventually(format_args!("plan {plan} is registered"), async || {
+            self.store.plan(plan).await.expect("the database answers").ok_or(())
+        })
+        .await
     }
 
     /// Runs a `dat` command as an operator of this fleet would; gives what it wrote.
