@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use comfy_table::{Table, presets};
+use dat_plan::signing::Trust;
 use dat_plan::{PlanKey, StepState};
 use dat_store::{AuditReport, PlanView};
 use dat_tests::{EndState, Fleet};
@@ -60,7 +61,7 @@ impl Report {
                 pte: sandbox.pte_events(*plan).await.len(),
             });
         }
-        let audit = fleet.store().audit(None).await.unwrap_or_default();
+        let audit = fleet.store().audit(None, &Trust::default()).await.unwrap_or_default();
         Self { lines, audit, effects_once }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus};
+use dat_plan::signing::Trust;
 use dat_plan::{PlanHash, PlanState, StepState};
 use dat_tests::{Fleet, PlanDraft, StepDraft, Submission};
 use dat_topology::{Exchange, Outside, Stage, Topology, key};
@@ -85,7 +86,7 @@ async fn an_answer_that_cannot_be_stored_fails_the_step_and_unwinds_it() {
     assert_eq!(asked.steps[0].state, StepState::Failed);
     let detail = asked.attempts[0].detail.as_deref();
     assert!(detail.is_some_and(|detail| detail.contains("not \\u0000 today")), "{:?}", asked.attempts[0]);
-    let audit = fleet.store().audit(None).await.expect("the database answers");
+    let audit = fleet.store().audit(None, &Trust::default()).await.expect("the database answers");
     assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
     assert_eq!(producer.dead_letters(Stage::StepFailed).await, 0);
     mux.close(200, "done".into()).await.expect("closed");

@@ -1,5 +1,6 @@
 //! The connector `http` through the whole fleet: what it does outside, what it gives back, and that no secret stays.
 
+use dat_plan::signing::Trust;
 use dat_plan::{PlanKey, PlanState, StepState};
 use dat_tests::{Announcement, Fleet, FleetOptions, PlanDraft, StepDraft, WorkerOptions, eventually};
 use dat_topology::Stage;
@@ -115,7 +116,7 @@ async fn a_lost_answer_is_probed_repeated_or_left_to_the_plan_as_its_action_decl
     let mut orders: Vec<String> = shop.orders().iter().map(|order| order["for"].to_string()).collect();
     orders.sort();
     assert_eq!(orders, ["\"given up\"", "\"probed\"", "\"repeated\"", "\"waits\""], "one order a plan");
-    let audit = fleet.store().audit(None).await.expect("the database answers");
+    let audit = fleet.store().audit(None, &Trust::default()).await.expect("the database answers");
     assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dat_plan::event::{Destination, EventKind};
+use dat_plan::signing::Trust;
 use dat_plan::{PlanKey, PlanState};
 use dat_sandbox::report::AppliedEffect;
 use dat_store::PlanSummary;
@@ -16,7 +17,7 @@ impl Fleet {
     /// theirs in order, that every decision comes out the same when it is made again, that FLO nets what the ledger says, that no effect happened twice, and that MUX charged what
     /// was booked.
     pub async fn check_everything(&self) {
-        let audit = self.store().audit(None).await.expect("the database answers");
+        let audit = self.store().audit(None, &Trust::default()).await.expect("the database answers");
         assert!(audit.faults.is_empty(), "the audit finds {:#?}", audit.faults);
         let plans = self.store().recent_plans(false, i64::MAX).await.expect("the database answers");
         let plans = self.store().summaries(&plans).await.expect("the database answers");

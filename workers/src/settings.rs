@@ -8,6 +8,7 @@ use clap::Args;
 use dat_connectors::Connectors;
 use dat_connectors::http::HttpSettings;
 use dat_guards::{BreakerRule, RateLimit, TokenWindow};
+use dat_plan::signing::{KeyRing, Trust, TrustedKey};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,12 @@ pub(crate) struct Settings {
     pub(crate) breaker: Vec<BreakerSetting>,
     /// The connector `http`: there is none without an action.
     pub(crate) http: HttpSettings,
+    /// Governance's keys: with one, every verdict must be signed.
+    pub(crate) verdict_key: Vec<TrustedKey>,
+    /// Keys of people whose approvals governance gathers.
+    pub(crate) approver_key: Vec<TrustedKey>,
+    /// DAT's own keys, with which checkpoints of the log are checked.
+    pub(crate) checkpoint_key: Vec<TrustedKey>,
 }
 
 /// How a worker works.
@@ -171,6 +178,9 @@ impl Default for Settings {
             token_window: Vec::new(),
             breaker: Vec::new(),
             http: HttpSettings::default(),
+            verdict_key: Vec::new(),
+            approver_key: Vec::new(),
+            checkpoint_key: Vec::new(),
         }
     }
 }
@@ -234,6 +244,7 @@ impl Settings {
         within("worker.sweep_ms", worker.sweep_ms, 50, 60_000)?;
         within("worker.batch", worker.batch as u64, 1, 1_000)?;
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
+        self.trust()?;
         for rate in &self.rate {
             rate.limit()?;
         }
@@ -250,6 +261,18 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whose signatures are believed.
+    pub(crate) fn trust(&self) -> Result<Trust, BadSetting> {
+        let ring = |name: &str, keys: &[TrustedKey]| {
+            KeyRing::new(keys.iter().cloned()).map_err(|fault| BadSetting(format!("{name}: {fault}")))
+        };
+        Ok(Trust {
+            verdicts: ring("verdict_key", &self.verdict_key)?,
+            approvals: ring("approver_key", &self.approver_key)?,
+            checkpoints: ring("checkpoint_key", &self.checkpoint_key)?,
+        })
     }
 
     /// The namespace of Redis keys: never empty, so that keys of other programs stay apart.

@@ -26,6 +26,7 @@ pub mod replay;
 pub mod retry;
 pub mod rollback;
 pub mod schema;
+pub mod signing;
 pub mod state;
 
 pub use amount::{Amount, Currency};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{AccountCopies, RuntimeStore};
 use dat_plan::clock::SeededEntropy;
+use dat_plan::signing::Trust;
 use dat_plan::{Entropy as _, PlanKey};
 use dat_sandbox::OutsideBooks;
 use dat_sandbox::report::AppliedEffect;
@@ -154,7 +155,7 @@ impl Group {
 
     /// What must hold once every plan has ended and every event was received.
     pub(super) async fn check_everything(&self) {
-        let audit = self.shared.store.audit(None).await.expect("the database answers");
+        let audit = self.shared.store.audit(None, &Trust::default()).await.expect("the database answers");
         assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
         assert_eq!(self.shared.number(LEFT_OPEN).await, 0, "something is reserved, and nobody owns it");
         assert_eq!(self.shared.number(UNTOLD_OVERRUNS).await, 0, "an overrun was not told");

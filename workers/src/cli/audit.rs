@@ -93,7 +93,9 @@ impl Verify {
     async fn run(self, session: &Session) -> Answer {
         let store = session.store().await?;
         let only = self.which.find(&store).await?;
-        let report = if self.full { store.audit_full().await? } else { store.audit(only).await? };
+        let trust = session.settings.trust()?;
+        let report =
+            if self.full { store.audit_full(&trust).await? } else { store.audit(only, &trust).await? };
         if let Some(plan) = only
             && report.streams == 0
         {

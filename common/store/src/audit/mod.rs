@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dat_plan::PlanKey;
 use dat_plan::event::{CHAIN_START, LoggedEvent};
 use dat_plan::replay::Replay;
+use dat_plan::signing::Trust;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -43,7 +44,7 @@ impl Store {
     /// Follows every chain and compares ledger, accounts and financial events: of all plans and tenants, or of one
     /// plan. Streams and accounts in pages: memory is bounded by the longest plan. An account is proved from its last
     /// snapshot and what changed after it.
-    pub async fn audit(&self, only: Option<PlanKey>) -> Result<AuditReport, StoreError> {
+    pub async fn audit(&self, only: Option<PlanKey>, _trust: &Trust) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
         self.audit_streams(only, &mut report).await?;
         self.audit_accounts(only, &mut report).await?;
@@ -55,8 +56,8 @@ impl Store {
 
     /// As [`Store::audit`] of everything; besides, every account is followed from its beginning, through every
     /// snapshot of it, by all entries of the ledger.
-    pub async fn audit_full(&self) -> Result<AuditReport, StoreError> {
-        let mut report = self.audit(None).await?;
+    pub async fn audit_full(&self, trust: &Trust) -> Result<AuditReport, StoreError> {
+        let mut report = self.audit(None, trust).await?;
         self.audit_history(&mut report).await?;
         Ok(report)
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::clock::{Entropy, SeededEntropy};
+use dat_plan::signing::Trust;
 use dat_plan::{PlanHash, UnitKey};
 use dat_store::{
     Admitted, Bound, ClaimReport, ClaimRequest, Claimed, Finding, Registered, SettleReport, Settled, Store,
@@ -227,14 +228,14 @@ impl Db {
 
     /// The log, the ledger and the rows say the same.
     pub(crate) async fn assert_sound(&self) {
-        let report = self.store.audit_full().await.unwrap();
+        let report = self.store.audit_full(&Trust::default()).await.unwrap();
         assert!(report.faults.is_empty(), "{:#?}", report.faults);
         assert!(report.events > 0, "the audit read nothing");
     }
 
     /// As [`Db::assert_sound`], of one plan.
     pub(crate) async fn assert_plan_sound(&self, plan: &Plan) {
-        let report = self.store.audit(Some(plan.key())).await.unwrap();
+        let report = self.store.audit(Some(plan.key()), &Trust::default()).await.unwrap();
         assert!(report.faults.is_empty(), "{:#?}", report.faults);
         assert!(report.events > 0, "the audit read nothing");
     }

@@ -3,6 +3,7 @@
 use dat_plan::PlanKey;
 use dat_plan::clock::{Entropy, SeededEntropy};
 use dat_plan::event::{ControlAct, EventKind, NewEvent};
+use dat_plan::signing::Trust;
 use dat_store::Finding;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -104,14 +105,14 @@ async fn every_change_made_afterwards_is_named_by_the_audit() {
             let plan = completed(&db).await;
             db.assert_plan_sound(&plan).await;
             tamper(&db, &plan, change).await;
-            let faults = db.store.audit(Some(plan.key())).await.unwrap().faults;
+            let faults = db.store.audit(Some(plan.key()), &Trust::default()).await.unwrap().faults;
             if !faults.iter().any(|fault| fault.plan == plan.key() && fault.message.contains(words)) {
                 unseen.push((change, words, faults));
             }
         }
         assert!(unseen.is_empty(), "the audit does not say: {unseen:#?}");
         db.assert_plan_sound(&untouched).await;
-        let all = db.store.audit(None).await.unwrap().faults;
+        let all = db.store.audit(None, &Trust::default()).await.unwrap().faults;
         assert!(all.len() >= TAMPERED.len() && all.iter().all(|fault| fault.plan != untouched.key()));
     })
     .await;
@@ -147,7 +148,7 @@ async fn every_number_that_can_be_logged_reads_back_as_it_was_chained() {
             .map(|n: &Value| NewEvent::of_plan(PlanKey::CONTROL, "", act, at(0)).with("n", n.clone()))
             .collect();
         db.store.record_refused(&events).await.unwrap();
-        let report = db.store.audit(Some(PlanKey::CONTROL)).await.unwrap();
+        let report = db.store.audit(Some(PlanKey::CONTROL), &Trust::default()).await.unwrap();
         assert!(report.faults.is_empty(), "seed {seed}: {:#?}", report.faults);
         assert_eq!(report.events, 2_000);
     })

@@ -3,6 +3,7 @@
 
 use chrono::TimeDelta;
 use dat_plan::rollback::Decision;
+use dat_plan::signing::Trust;
 use dat_plan::{PlanKey, PlanState};
 use dat_store::{Finding, NewUndo, OrphanPage, RanStep, RollbackStart, Ruling, TenantLimit};
 use serde_json::json;
@@ -48,7 +49,7 @@ async fn an_account_is_rolled_up_and_an_audit_reads_what_came_after() {
         let (settled, overrun) = (ROLL_UP_EVERY / 2 * 9, ROLL_UP_EVERY / 2);
         assert_eq!(db.number(held).await, settled * 10_000 + overrun);
         let plans = ROLL_UP_EVERY / 2 + 10;
-        let report = db.store.audit(None).await.unwrap();
+        let report = db.store.audit(None, &Trust::default()).await.unwrap();
         assert!(report.faults.is_empty(), "{:#?}", report.faults);
         assert_eq!(report.accounts, u64::try_from(plans).unwrap() + 1);
         // Two changes of each plan's account; of the tenant's only those after its snapshot.
@@ -122,8 +123,8 @@ async fn what_is_changed_of_an_account_a_snapshot_or_an_entry_is_named() {
             }
             assert!(db.run((*change).to_owned()).await > 0, "nothing was changed: {change}");
             let seen = |faults: &[dat_store::AuditFault]| faults.iter().any(|f| f.message.contains(words));
-            let quick = db.store.audit(None).await.unwrap().faults;
-            let full = db.store.audit_full().await.unwrap().faults;
+            let quick = db.store.audit(None, &Trust::default()).await.unwrap().faults;
+            let full = db.store.audit_full(&Trust::default()).await.unwrap().faults;
             if !seen(&full) || seen(&quick) == *only_in_full {
                 unseen.push((change, words, quick, full));
             }
@@ -200,7 +201,7 @@ async fn room_held_for_an_undo_of_a_plan_that_is_over_is_given_back() {
         assert_eq!(db.store.close_orphans(plan.key(), at(3)).await.unwrap(), 1);
         assert_eq!(db.number("SELECT sum(reserved)::bigint FROM budget_account").await, 0);
         // The first release was told of and is gone from the ledger; the second is in both.
-        let faults = db.store.audit_full().await.unwrap().faults;
+        let faults = db.store.audit_full(&Trust::default()).await.unwrap().faults;
         assert_eq!(faults.len(), 1, "{faults:#?}");
         assert!(faults[0].message.contains("the ledger has 13 released, the events 20"), "{faults:#?}");
     })

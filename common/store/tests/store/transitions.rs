@@ -1,6 +1,7 @@
 //! The lifecycles, once more in the database: of every pair of states, a row goes from one to the other exactly if the
 //! transition functions have that arrow.
 
+use dat_plan::signing::Trust;
 use dat_plan::{PlanState, StepState};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -86,7 +87,7 @@ async fn a_state_that_the_log_does_not_replay_to_is_named_by_the_audit() {
         db.assert_sound().await;
         db.force("UPDATE execution_step SET state = 'skipped'").await;
         db.run("UPDATE execution_plan SET state = 'paused'".to_owned()).await;
-        let faults = db.store.audit(Some(plan.key())).await.unwrap().faults;
+        let faults = db.store.audit(Some(plan.key()), &Trust::default()).await.unwrap().faults;
         let said: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
         let expected =
             ["the plan is paused, its events say executing", "step a is skipped, its events say ready"];
