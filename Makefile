@@ -90,8 +90,10 @@ soak: ## Throw the dice of the books' property test 2,000 times
 
 .PHONY: faults
 faults: ## Kill workers at every passing of every write and send, once and twice: DAT_TEST_KILLS=10000 of them
-	@$(CARGO) test --no-run --quiet --locked --workspace $(FAULTS)
-	@DAT_TEST_KILLS=$${DAT_TEST_KILLS:-10000} $(WITH_STACK) $(CARGO) test --locked --workspace $(FAULTS) --test e2e -- --nocapture faults::
+	@$(CARGO) build --profile faults --quiet --locked --workspace $(FAULTS) --bin dat
+	@$(CARGO) test --profile faults --no-run --quiet --locked --workspace $(FAULTS) --test e2e
+	@DAT_TEST_KILLS=$${DAT_TEST_KILLS:-10000} DAT_TEST_LANES=$${DAT_TEST_LANES:-10} $(WITH_STACK) \
+		$(CARGO) test --profile faults --locked --workspace $(FAULTS) --test e2e -- --nocapture faults::
 
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own

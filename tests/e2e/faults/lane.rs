@@ -16,6 +16,9 @@ const SETTINGS: &str = "[worker]\nlease_ms = 1000\nsweep_ms = 50\nconnections = 
 /// Points that are passed once Redis has lost what it held.
 const OF_A_LOSS: [&str; 2] = ["runtime.", "windows.fill"];
 
+/// A producer keeps what it heard; after so many cases a new one begins.
+const CASES_A_PRODUCER: usize = 25;
+
 /// Workers to be killed one after the other, each as `DAT_FAULT` says; then one that lives.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
@@ -28,6 +31,7 @@ pub(super) struct Lane {
     fleet: Fleet,
     producer: Producer,
     expected: BTreeMap<&'static str, Story>,
+    cases: usize,
     pub(super) kills: usize,
 }
 
@@ -40,7 +44,7 @@ impl Lane {
         let options = FleetOptions { workers: 0, settings: SETTINGS.to_owned(), ..FleetOptions::default() };
         let fleet = Fleet::start(options).await;
         let producer = fleet.producer().await;
-        let mut lane = Self { fleet, producer, expected: BTreeMap::new(), kills: 0 };
+        let mut lane = Self { fleet, producer, expected: BTreeMap::new(), cases: 0, kills: 0 };
         let (worker, path) = lane.traced("undisturbed").await;
         let plans = lane.submit(&scenario::NAMES).await;
         for (name, plan) in &plans {
@@ -65,6 +69,10 @@ impl Lane {
 
     /// Runs a case; gives whether every kill of it happened.
     pub(super) async fn run(&mut self, case: &Case) -> bool {
+        self.cases += 1;
+        if self.cases.is_multiple_of(CASES_A_PRODUCER) {
+            self.producer = self.fleet.producer().await;
+        }
         if case.kills.iter().any(|kill| OF_A_LOSS.iter().any(|point| kill.starts_with(point))) {
             self.lose_redis().await;
         }

@@ -2,7 +2,7 @@
 //! same effects, ledger and lasting events.
 //!
 //! `make test` kills once at each point; `make faults` at each passing of each point, once and twice, with the scenarios
-//! together and each alone, up to `DAT_TEST_KILLS` kills.
+//! together and each alone, up to `DAT_TEST_KILLS` kills on `DAT_TEST_LANES` fleets side by side.
 
 mod lane;
 mod points;
@@ -10,6 +10,7 @@ mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
@@ -31,8 +32,11 @@ const NOWHERE: [&str; 2] = ["sweep.release", "runtime.abandon"];
 /// Where a first worker dies so that a second has something to recover.
 const LEFT_RUNNING: &str = "runner.send.after:kill:3";
 
-/// Fleets side by side.
+/// Fleets side by side, where `DAT_TEST_LANES` does not say.
 const LANES: usize = 3;
+
+/// After so many kills it says how far it is.
+const TELL: usize = 250;
 
 #[test]
 fn nothing_writes_or_sends_without_a_point() {
@@ -50,8 +54,8 @@ fn nothing_writes_or_sends_without_a_point() {
 #[expect(clippy::print_stdout, reason = "the figure that make faults is asked for")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
-    let full = std::env::var("DAT_TEST_KILLS").ok().and_then(|kills| kills.parse::<usize>().ok());
-    let starts = join_all((0..LANES).map(|_| Lane::start())).await;
+    let full = setting("DAT_TEST_KILLS");
+    let starts = join_all((0..setting("DAT_TEST_LANES").unwrap_or(LANES)).map(|_| Lane::start())).await;
     let (mut lanes, traces): (Vec<Lane>, Vec<Trace>) = starts.into_iter().unzip();
     let recovery = lanes[0].recovery(LEFT_RUNNING).await;
     // What only some runs pass, such as what the sweeper comes upon, is tried, and need not be met.
@@ -72,19 +76,31 @@ async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
     );
     let cases = if full.is_some() { product(&undisturbed, &recovery) } else { once(&undisturbed, &recovery) };
     let most = full.unwrap_or(usize::MAX);
+    let all = cases.len();
     let queue = Arc::new(Mutex::new(cases.into_iter()));
+    let told = AtomicUsize::new(0);
     let runs = lanes.into_iter().map(|mut lane| {
-        let (queue, certain) = (Arc::clone(&queue), &certain);
+        let (queue, certain, told) = (Arc::clone(&queue), &certain, &told);
         async move {
             let mut unreached = Vec::new();
-            while lane.kills < most / LANES {
-                let Some(case) = queue.lock().await.next() else { break };
+            while told.load(Ordering::Relaxed) < most {
+                let next = {
+                    let mut queue = queue.lock().await;
+                    queue.next().map(|case| (case, queue.len()))
+                };
+                let Some((case, left)) = next else { break };
+                let before = lane.kills;
                 // Where a point is passed is a matter of time for some; that one has been is none.
                 let reached = lane.run(&case).await || full.is_some() || {
                     let first = case.kills.iter().map(|kill| at_first(kill)).collect();
                     let again = Case { kills: first, ..case.clone() };
                     lane.run(&again).await || lane.run(&again).await
                 };
+                let now = lane.kills - before;
+                let total = told.fetch_add(now, Ordering::Relaxed) + now;
+                if total / TELL > (total - now) / TELL {
+                    println!("{total} workers killed, {} of {all} cases run", all - left);
+                }
                 if !reached && case.kills.iter().all(|kill| certain.contains(point_of(kill))) {
                     unreached.push(case);
                 }
@@ -105,6 +121,12 @@ async fn messages_that_come_twice_or_swapped_change_no_end() {
     lane.delivered("twice").await;
     lane.delivered("swapped").await;
     lane.finish().await;
+}
+
+fn setting(name: &str) -> Option<usize> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is {value}, no number")))
 }
 
 /// Points that every undisturbed run passed, and those that recovery cannot do without.
