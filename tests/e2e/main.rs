@@ -17,6 +17,7 @@ mod faults;
 mod foreign_mux;
 mod freeze;
 mod governance;
+mod governance_seal;
 mod health;
 mod http;
 mod invalid;

@@ -15,6 +15,8 @@ pub const STEP_DISPATCH: &str = "step.dispatch";
 pub const STEP_FAILED: &str = "step.failed";
 /// An approval package for governance.
 pub const PLAN_APPROVAL_REQUESTED: &str = "plan.approval_requested";
+/// What one person says of a plan that governance asks people about.
+pub const PLAN_APPROVAL: &str = "plan.approval";
 /// Asks MUX what became of an action. Any other key of its exchange is the name of an action.
 pub const PROBE: &str = "probe";
 /// Every key, in a binding to a topic exchange.

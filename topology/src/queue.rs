@@ -80,6 +80,8 @@ pub struct UnknownStage(String);
 pub enum Outside {
     /// Governance: approval packages.
     GgpRequests,
+    /// Governance: what people say of them, an addition to the contract (`dat_plan::quorum`).
+    GgpApprovals,
     /// Market integration: actions and probes.
     MuxActions,
     /// Ledger: financial events.
@@ -127,8 +129,9 @@ impl Queue {
     ];
 
     /// Those of the systems around DAT.
-    pub const OUTSIDE: [Self; 4] = [
+    pub const OUTSIDE: [Self; 5] = [
         Self::Outside(Outside::GgpRequests),
+        Self::Outside(Outside::GgpApprovals),
         Self::Outside(Outside::MuxActions),
         Self::Outside(Outside::FloEvents),
         Self::Outside(Outside::PteEvents),
@@ -139,6 +142,7 @@ impl Queue {
             Self::Work(stage) => stage.as_str().to_owned(),
             Self::Dead(stage) => format!("{stage}.dead"),
             Self::Outside(Outside::GgpRequests) => "ggp.requests".to_owned(),
+            Self::Outside(Outside::GgpApprovals) => "ggp.approvals".to_owned(),
             Self::Outside(Outside::MuxActions) => "mux.actions".to_owned(),
             Self::Outside(Outside::FloEvents) => "flo.events".to_owned(),
             Self::Outside(Outside::PteEvents) => "pte.events".to_owned(),
@@ -157,6 +161,7 @@ impl Queue {
             Self::Work(Stage::StepFailed) => &[(Exchange::Steps, key::STEP_FAILED)],
             Self::Dead(_) => &[],
             Self::Outside(Outside::GgpRequests) => &[(Exchange::Ggp, key::PLAN_APPROVAL_REQUESTED)],
+            Self::Outside(Outside::GgpApprovals) => &[(Exchange::Ggp, key::PLAN_APPROVAL)],
             Self::Outside(Outside::MuxActions) => &[(Exchange::Mux, key::ANY)],
             Self::Outside(Outside::FloEvents) => &[(Exchange::Flo, key::ANY)],
             Self::Outside(Outside::PteEvents) => &[(Exchange::Pte, key::ANY)],

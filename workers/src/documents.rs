@@ -1,16 +1,22 @@
 //! Documents, hashed and compiled: what a worker executes from.
 //!
-//! Rows hold state only. A worker reads the bytes that were submitted, hashes them itself, and executes what it hashed;
-//! the claim transaction compares that hash with the approval's. An altered document therefore runs nothing.
+//! Rows hold state only. A worker reads the bytes that were submitted, hashes them itself, checks that the stored verdict
+//! approves that hash and is believed, and executes what it hashed within what that verdict says. The claim transaction
+//! holds the plan's row against both, and looks whether the stored bytes changed since. Altered rows therefore run
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use chrono::{DateTime, Utc};
 use dat_guards::{Conditions, ConstraintSet, PlanFacts, Reads, ResultsRead, When};
-use dat_plan::document::{Compensation, Constraint, Mode, Retry, RollbackKind};
+use dat_plan::document::{Compensation, Mode, Retry, RollbackKind};
 use dat_plan::graph::Graph;
+use dat_plan::seal::{self, BrokenSeal};
+use dat_plan::signing::KeyRing;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
-use dat_store::{Needed, Store, StoreError};
+use dat_store::{Needed, Seal, Sealed, SealedStep, Store, StoreError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
@@ -20,6 +26,11 @@ use crate::references;
 
 /// How many bytes of documents a worker keeps.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Up to so many bytes of a stored document every claim looks whether they changed.
+const LOOKED_AT_ALWAYS: usize = 64 * 1024;
+/// Of a larger one, a worker's claims look at so many bytes a second at most.
+const LOOKED_AT_A_SECOND: usize = 1024 * 1024;
 
 /// A plan that can be executed.
 #[derive(Debug)]
@@ -34,7 +45,22 @@ pub(crate) struct Prepared {
     pub(crate) constraints_hash: PlanHash,
     pub(crate) facts: PlanFacts,
     pub(crate) steps: Vec<PreparedStep>,
+    /// What was approved: for claims that look at the stored bytes, and for those that do not.
+    seal: [Arc<Seal>; 2],
+    /// When a claim last looked at the stored bytes, milliseconds since 1970.
+    looked_at: AtomicI64,
     bytes: usize,
+}
+
+/// Why nothing of a plan is executed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The document cannot be executed, whoever approved it.
+    #[error("its stored document cannot be executed: {0}")]
+    Document(String),
+    /// Nobody who is believed here approved this document.
+    #[error(transparent)]
+    Seal(#[from] BrokenSeal),
 }
 
 /// What a step needs besides its document.
@@ -58,20 +84,29 @@ pub(crate) struct UnitSpec<'a> {
 }
 
 impl Prepared {
-    fn new(body: &[u8], verdict: Option<&Value>) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-        let hash = PlanHash::of(&value).map_err(|e| e.to_string())?;
-        let document: PlanDocument = serde_json::from_value(value).map_err(|e| e.to_string())?;
-        let graph = Graph::of(&document).map_err(|e| e.to_string())?;
+    /// Reads what is stored, hashes it, and checks that it is what was approved.
+    fn new(sealed: &Sealed, keys: &KeyRing) -> Result<Self, Broken> {
+        let value: Value = serde_json::from_slice(&sealed.body).map_err(unfit)?;
+        let hash = PlanHash::of(&value).map_err(unfit)?;
+        let stored = sealed.approval.as_ref().ok_or(BrokenSeal::NoVerdict)?;
+        let verdict = seal::approved(sealed.plan, &hash, &stored.verdict, stored.received_at, keys)?;
+        let document: PlanDocument = serde_json::from_value(value).map_err(unfit)?;
+        let graph = Graph::of(&document).map_err(unfit)?;
         let mut constraints = document.constraints.clone();
-        if let Some(further) = verdict.and_then(|v| v.get("constraints")).filter(|v| !v.is_null()) {
-            let further: Vec<Constraint> =
-                serde_json::from_value(further.clone()).map_err(|e| e.to_string())?;
-            constraints.extend(further);
-        }
-        let set = ConstraintSet::compile(&constraints).map_err(|faults| format!("{faults:?}"))?;
+        constraints.extend(verdict.constraints.unwrap_or_default());
+        let approved_amount = verdict.budget.map(|budget| budget.amount);
+        let seal = Seal {
+            hash: hash.clone(),
+            decision_id: verdict.decision_id,
+            expires_at: verdict.expires_at,
+            approved_amount,
+            limit: approved_amount.unwrap_or(document.budget.amount),
+            steps: SealedStep::all(&document),
+            digest: sealed.digest.clone(),
+        };
+        let set = ConstraintSet::compile(&constraints).map_err(|faults| unfit(format!("{faults:?}")))?;
         let constraints_json = json!(constraints);
-        let constraints_hash = PlanHash::of(&constraints_json).map_err(|e| e.to_string())?;
+        let constraints_hash = PlanHash::of(&constraints_json).map_err(unfit)?;
         let mut prepared = Self {
             facts: PlanFacts::of(&document),
             steps: Vec::with_capacity(document.steps.len()),
@@ -81,13 +116,15 @@ impl Prepared {
             graph,
             hash,
             document,
-            bytes: body.len(),
+            seal: [Arc::new(seal.clone()), Arc::new(Seal { digest: None, ..seal })],
+            looked_at: AtomicI64::new(0),
+            bytes: sealed.body.len(),
         };
         let index: BTreeMap<String, i32> =
             prepared.document.steps.iter().map(|s| s.key.0.clone()).zip(0..).collect();
         for step in &prepared.document.steps {
             let compile = |when, texts: &[String]| {
-                Conditions::compile(when, texts).map_err(|faults| format!("{faults:?}"))
+                Conditions::compile(when, texts).map_err(|faults| unfit(format!("{faults:?}")))
             };
             let before = compile(When::Before, &step.preconditions)?;
             let after = compile(When::After, &step.postconditions)?;
@@ -96,6 +133,20 @@ impl Prepared {
             prepared.steps.push(PreparedStep { before, after, needs });
         }
         Ok(prepared)
+    }
+
+    /// What a claim made now holds the rows against. Every claim looks whether the stored bytes changed since they were
+    /// checked; of a large document, not so often that it costs more than it executes.
+    pub(crate) fn seal(&self, now: DateTime<Utc>) -> Arc<Seal> {
+        let [looks, trusts] = &self.seal;
+        let (now, last) = (now.timestamp_millis(), self.looked_at.load(Ordering::Relaxed));
+        let pause = self.bytes.saturating_mul(1_000) / LOOKED_AT_A_SECOND;
+        let is_due = self.bytes <= LOOKED_AT_ALWAYS || now - last >= i64::try_from(pause).unwrap_or(i64::MAX);
+        if !is_due {
+            return Arc::clone(trusts);
+        }
+        self.looked_at.store(now, Ordering::Relaxed);
+        Arc::clone(looks)
     }
 
     /// Whether it goes its way without effects or spend.
@@ -221,30 +272,39 @@ impl Weighter<PlanKey, Arc<Prepared>> for ByBytes {
 /// The documents that this worker executes from, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Documents {
+    keys: KeyRing,
     cache: Cache<PlanKey, Arc<Prepared>, ByBytes>,
 }
 
+/// What can be executed of the plans asked for, and why of the others nothing is.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) plans: BTreeMap<PlanKey, Arc<Prepared>>,
+    pub(crate) broken: BTreeMap<PlanKey, Broken>,
+}
+
 impl Documents {
-    pub(crate) fn new() -> Self {
-        Self { cache: Cache::with_weighter(10_000, CACHE_BYTES, ByBytes) }
+    /// With the keys that verdicts must be signed with; none, and unsigned ones are believed.
+    pub(crate) fn new(keys: KeyRing) -> Self {
+        Self { keys, cache: Cache::with_weighter(10_000, CACHE_BYTES, ByBytes) }
     }
 
-    /// The plans asked for, from the cache or the registry. Only of approved plans: the verdict's constraints belong
-    /// to what is cached. One that cannot be read (somebody altered it) is logged and left out: nothing of it runs.
+    /// The plans asked for, from the cache or the registry. Only of approved plans: the verdict belongs to what is
+    /// cached. Of one whose document or verdict was altered nothing runs.
     pub(crate) async fn get(
         &self,
         store: &Store,
         plans: impl IntoIterator<Item = PlanKey>,
-    ) -> Result<BTreeMap<PlanKey, Arc<Prepared>>, StoreError> {
-        let mut found = BTreeMap::new();
+    ) -> Result<Found, StoreError> {
+        let mut found = Found::default();
         let mut missing = Vec::new();
         for plan in plans {
-            if found.contains_key(&plan) || missing.contains(&plan) {
+            if found.plans.contains_key(&plan) || missing.contains(&plan) {
                 continue;
             }
             match self.cache.get(&plan) {
                 Some(prepared) => {
-                    found.insert(plan, prepared);
+                    found.plans.insert(plan, prepared);
                 }
                 None => missing.push(plan),
             }
@@ -252,19 +312,25 @@ impl Documents {
         if missing.is_empty() {
             return Ok(found);
         }
-        let verdicts = store.approvals(&missing).await?;
-        for stored in store.documents(&missing).await? {
-            match Prepared::new(&stored.body, verdicts.get(&stored.plan)) {
+        for sealed in store.sealed(&missing).await? {
+            match Prepared::new(&sealed, &self.keys) {
                 Ok(prepared) => {
                     let prepared = Arc::new(prepared);
-                    self.cache.insert(stored.plan, Arc::clone(&prepared));
-                    found.insert(stored.plan, prepared);
+                    self.cache.insert(sealed.plan, Arc::clone(&prepared));
+                    found.plans.insert(sealed.plan, prepared);
                 }
-                Err(reason) => {
-                    tracing::error!(plan = %stored.plan, reason, "the stored document cannot be executed");
+                Err(broken) => {
+                    tracing::error!(plan = %sealed.plan, %broken, "nothing of this plan is executed");
+                    found.broken.insert(sealed.plan, broken);
                 }
             }
         }
         Ok(found)
     }
+}
+
+/// A document that cannot be executed.
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn unfit(why: impl ToString) -> Broken {
+    Broken::Document(why.to_string())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::{Bus, Publisher};
 use dat_connectors::Connectors;
+use dat_plan::signing::Trust;
 use dat_plan::{Clock, Entropy};
 use dat_store::Store;
 use dat_topology::Topology;
@@ -26,6 +27,8 @@ pub(crate) struct Fleet {
     /// Unique among running workers; for people and for the attempts' rows. Nothing is recovered by it.
     pub(crate) name: String,
     pub(crate) settings: WorkerSettings,
+    /// Whose signatures are believed.
+    pub(crate) trust: Trust,
     pub(crate) store: Store,
     pub(crate) bus: Bus,
     pub(crate) publisher: Publisher,

@@ -31,6 +31,7 @@ mod references;
 mod relay;
 mod runner;
 mod settings;
+mod signing;
 mod stage;
 mod step_dispatch;
 mod step_failed;

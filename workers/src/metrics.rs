@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     refused: IntCounter,
     violations: IntCounter,
     unaffordable: IntCounter,
+    seals_broken: IntCounter,
     budget_spent: IntCounterVec,
     relayed: IntCounter,
     relay_lag: IntGauge,
@@ -157,6 +158,10 @@ impl Metrics {
                 "dat_budget_refusals_total",
                 "Claims that did not fit a budget, for now or for good",
             )?,
+            seals_broken: make.counter(
+                "dat_seals_broken_total",
+                "Claims and admissions refused because rows are not what was approved",
+            )?,
             budget_spent: make.counters(
                 "dat_budget_spent_units_total",
                 "Spent by attempts, in the smallest unit of the currency",
@@ -260,6 +265,12 @@ impl Metrics {
         self.refused.inc_by(refused as u64);
         self.violations.inc_by(report.violations as u64);
         self.unaffordable.inc_by(report.unaffordable as u64);
+        self.seals_broken(report.broken);
+    }
+
+    /// What was found altered, or approved by nobody who is believed.
+    pub(crate) fn seals_broken(&self, broken: usize) {
+        self.seals_broken.inc_by(broken as u64);
     }
 
     pub(crate) fn attempt(&self, connector: &str, outcome: &str, seconds: f64) {

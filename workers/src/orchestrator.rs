@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{BudgetFacts, Counts, Decision, Inputs, Verdict};
 use dat_plan::document::OnUnknown;
+use dat_plan::seal::BrokenSeal;
 use dat_plan::{Currency, PlanKey};
-use dat_store::{Admission, Admitted, Blocked, StagedStep, StoreError};
+use dat_store::{Admission, Admitted, Blocked, SEAL_BROKEN, StagedStep, StoreError};
 use serde_json::{Value, json};
 
-use crate::documents::Prepared;
+use crate::documents::{Broken, Found, Prepared};
 use crate::doorbell::{self, Doorbell};
 use crate::fleet::Fleet;
 use crate::guard;
 use crate::operators::Binding;
+
+/// How soon a plan is looked at again whose approval this worker does not believe.
+const UNPROVED: TimeDelta = TimeDelta::seconds(10);
 
 type Documents = BTreeMap<PlanKey, Arc<Prepared>>;
 
@@ -24,12 +28,19 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
         return Ok(());
     }
     let now = fleet.now();
-    let prepared = fleet.documents.get(&fleet.store, plans.iter().copied()).await?;
-    let unreadable: Vec<PlanKey> =
-        plans.iter().copied().filter(|plan| !prepared.contains_key(plan)).collect();
-    if !unreadable.is_empty() {
-        let reason = "its stored document cannot be executed: was it altered after it was registered?";
-        fleet.store.abort_unstarted(&unreadable, reason, now).await?;
+    let Found { plans: prepared, broken } = fleet.documents.get(&fleet.store, plans.iter().copied()).await?;
+    fleet.metrics.seals_broken(broken.len());
+    for (plan, why) in broken {
+        let reason = format!("{SEAL_BROKEN}{why}");
+        match why {
+            // A worker that was told of the key may come to believe it: nobody can be sure that it was altered.
+            Broken::Seal(BrokenSeal::Signature(_)) => {
+                fleet.store.hold_unstarted(plan, &reason, now + UNPROVED, now).await?;
+            }
+            Broken::Seal(_) | Broken::Document(_) => {
+                fleet.store.abort_unstarted(&[plan], &reason, now).await?;
+            }
+        }
     }
     let mut ready = Vec::new();
     let mut answers = ask(fleet, &prepared, now).await?;
@@ -146,5 +157,5 @@ fn blocked(decision: &Decision, now: DateTime<Utc>) -> Option<Blocked> {
 }
 
 fn later(reason: String, now: DateTime<Utc>) -> Blocked {
-    Blocked { reason, until: Some(now + chrono::TimeDelta::seconds(2)) }
+    Blocked { reason, until: Some(now + TimeDelta::seconds(2)) }
 }

@@ -7,7 +7,6 @@ use dat_bus::Received;
 use dat_guards::CelCheck;
 use dat_plan::approval::Outcome;
 use dat_plan::check::{self, CheckedVerdict, Rules};
-use dat_plan::{Fault, FaultCode};
 use dat_store::{Bound, StoreError};
 use dat_topology::Stage as StageName;
 
@@ -41,7 +40,8 @@ impl Stage for Verdicts<'_> {
     }
 
     async fn commit(&self, batch: &[CheckedVerdict]) -> Result<Vec<Disposition>, StoreError> {
-        let answers = self.fleet.store.bind_verdicts(batch, self.fleet.now()).await?;
+        let answers =
+            self.fleet.store.bind_verdicts(batch, &self.fleet.trust.verdicts, self.fleet.now()).await?;
         let mut approved = Vec::new();
         let mut stopped = false;
         let mut dispositions = Vec::with_capacity(batch.len());
@@ -62,7 +62,7 @@ impl Stage for Verdicts<'_> {
                 Bound::Repeat => Disposition::Done,
                 Bound::Parked(conflict) => Disposition::Park(Parked {
                     reason: "the verdict does not bind".to_owned(),
-                    faults: vec![Fault::new("", FaultCode::VerdictMismatch, conflict.to_string())],
+                    faults: vec![conflict.fault()],
                 }),
             });
         }

@@ -7,8 +7,9 @@ use dat_bus::Received;
 use dat_guards::CelCheck;
 use dat_plan::approval::ApprovalPackage;
 use dat_plan::check::{self, Rules};
+use dat_plan::coverage::Coverage;
 use dat_plan::event::EventKind;
-use dat_plan::{Fault, FaultCode, PlanHash};
+use dat_plan::{Fault, FaultCode};
 use dat_store::{Registered, Registration, StoreError};
 use dat_topology::Stage as StageName;
 use serde_json::{Value, json};
@@ -52,7 +53,14 @@ impl Stage for PlanSubmitted<'_> {
             plan_version: checked.document.plan_version,
             tenant: checked.document.tenant.clone(),
             plan_hash: checked.hash.to_string(),
-            constraint_set_hash: no_operator_constraints().to_string(),
+            // The rules, budgets and changes are filled in when it is registered.
+            constraint_set_hash: String::new(),
+            constraint_sets: Vec::new(),
+            budgets: Vec::new(),
+            changes: None,
+            submitter: None,
+            rollback_coverage: Some(Coverage::of(&checked.document)),
+            cost: Some(checked.document.cost_range()),
             plan: checked.value,
             readiness: checked.readiness.clone(),
         };
@@ -101,9 +109,4 @@ fn refused(faults: Vec<Fault>) -> Parked {
         _ => "not a valid plan document",
     };
     Parked { reason: reason.to_owned(), faults }
-}
-
-/// The hash of the operators' constraint set, which is empty until operators can register one.
-fn no_operator_constraints() -> PlanHash {
-    PlanHash::of_canonical(b"[]")
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use dat_guards::{ConstraintSet, Decision, Inputs, Verdict};
 use dat_plan::PlanKey;
+use dat_plan::signing::KeyRing;
 use dat_store::{RecordedDecision, SetHead, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -67,7 +68,8 @@ pub(crate) async fn recheck(store: &Store, only: Option<PlanKey>) -> Result<Rech
         after = Some(last);
         let plans: BTreeSet<PlanKey> = decisions.iter().map(|one| one.plan).collect();
         report.plans += plans.len() as u64;
-        let documents = Documents::new().get(store, plans).await?;
+        // Whether its verdict was signed is the audit's to say.
+        let documents = Documents::new(KeyRing::default()).get(store, plans).await?.plans;
         let sets = operator_sets(store, &decisions).await?;
         for recorded in decisions {
             report.decisions += 1;

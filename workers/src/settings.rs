@@ -8,10 +8,12 @@ use clap::Args;
 use dat_connectors::Connectors;
 use dat_connectors::http::HttpSettings;
 use dat_guards::{BreakerRule, RateLimit, TokenWindow};
-use dat_plan::signing::{KeyRing, Trust, TrustedKey};
+use dat_plan::signing::{KeyRing, SigningKey, Trust, TrustedKey};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+
+use crate::signing::SigningSetting;
 
 /// Flags that every command takes. What is not given comes from the environment, the file, or the defaults.
 #[derive(Debug, Clone, Default, Args, Serialize)]
@@ -70,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) verdict_key: Vec<TrustedKey>,
     /// Keys of people whose approvals governance gathers.
     pub(crate) approver_key: Vec<TrustedKey>,
+    /// The key that verdicts and approvals made here are signed with.
+    pub(crate) signing: Option<SigningSetting>,
     /// DAT's own keys, with which checkpoints of the log are checked.
     pub(crate) checkpoint_key: Vec<TrustedKey>,
 }
@@ -180,6 +184,7 @@ impl Default for Settings {
             http: HttpSettings::default(),
             verdict_key: Vec::new(),
             approver_key: Vec::new(),
+            signing: None,
             checkpoint_key: Vec::new(),
         }
     }
@@ -245,6 +250,7 @@ impl Settings {
         within("worker.batch", worker.batch as u64, 1, 1_000)?;
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
         self.trust()?;
+        self.signing.as_ref().map_or(Ok(()), SigningSetting::check)?;
         for rate in &self.rate {
             rate.limit()?;
         }
@@ -273,6 +279,11 @@ impl Settings {
             approvals: ring("approver_key", &self.approver_key)?,
             checkpoints: ring("checkpoint_key", &self.checkpoint_key)?,
         })
+    }
+
+    /// The key to sign with, where one is set.
+    pub(crate) fn signing_key(&self) -> Result<Option<SigningKey>, BadSetting> {
+        self.signing.as_ref().map(SigningSetting::key).transpose()
     }
 
     /// The namespace of Redis keys: never empty, so that keys of other programs stay apart.

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, StoreError, Turns};
+use dat_store::{
+    ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, SEAL_BROKEN, StoreError, Turns,
+};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -134,14 +136,16 @@ impl Dispatcher {
             }
             let documents = fleet.documents.get(&fleet.store, due.iter().map(|c| c.unit.plan)).await?;
             let mut batch = Candidates::with_capacity(due.len());
-            let mut unreadable = Vec::new();
+            let mut broken = Vec::new();
             for candidate in due {
-                match documents.get(&candidate.unit.plan) {
-                    Some(plan) => batch.push((candidate, Arc::clone(plan))),
-                    None => unreadable.push(candidate.unit),
+                let plan = &candidate.unit.plan;
+                match (documents.plans.get(plan), documents.broken.get(plan)) {
+                    (Some(prepared), _) => batch.push((candidate, Arc::clone(prepared))),
+                    (None, Some(why)) => broken.push((candidate.unit, format!("{SEAL_BROKEN}{why}"))),
+                    (None, None) => broken.push((candidate.unit, format!("{SEAL_BROKEN}it is not there"))),
                 }
             }
-            self.leave(&unreadable, "the stored document cannot be executed: was it altered?").await?;
+            self.leave(broken).await?;
             let (few, many) = batch::apart(batch);
             let mut moved = self.claim_batch(few, free).await?;
             if !many.is_empty() {
@@ -162,21 +166,22 @@ impl Dispatcher {
     }
 
     /// Leaves units alone for a while, so that they do not stand in the way of others.
-    async fn leave(&self, units: &[UnitKey], reason: &str) -> Result<(), StoreError> {
+    async fn leave(&self, units: Vec<(UnitKey, String)>) -> Result<(), StoreError> {
         if units.is_empty() {
             return Ok(());
         }
         let now = self.fleet.now();
         let later: Vec<ClaimRequest<'_>> = units
-            .iter()
-            .map(|unit| ClaimRequest::Defer {
-                unit: *unit,
+            .into_iter()
+            .map(|(unit, reason)| ClaimRequest::Defer {
+                unit,
                 until: now + UNCLAIMABLE,
-                reason: reason.to_owned(),
+                reason,
                 rate_slot: None,
             })
             .collect();
-        self.fleet.store.claim(&later, &self.fleet.name, now, now).await?;
+        let report = self.fleet.store.claim(&later, &self.fleet.name, now, now).await?;
+        self.fleet.metrics.seals_broken(report.broken);
         Ok(())
     }
 
@@ -232,7 +237,7 @@ impl Dispatcher {
                     postponed.push(Postponed { unit, until, reason, rate_slot });
                 }
                 Limited::Never(reason) => requests.push(ClaimRequest::Refuse { unit, reason }),
-                Limited::Pass => requests.push(run(unit, guard)),
+                Limited::Pass => requests.push(run(unit, guard, now)),
             }
         }
         let now = fleet.now();
@@ -320,13 +325,14 @@ impl Dispatcher {
                     whole.contended += report.contended;
                     whole.stale += report.stale;
                     whole.violations += report.violations;
+                    whole.broken += report.broken;
                     whole.unaffordable += report.unaffordable;
                 }
                 Err(error) if error.is_unavailable() => return Err(error),
                 Err(error) => {
                     let unit = request.unit();
                     tracing::error!(plan = %unit.plan, step = unit.index, %error, "cannot be claimed");
-                    self.leave(&[unit], &format!("the database refuses its claim: {error}")).await?;
+                    self.leave(vec![(unit, format!("the database refuses its claim: {error}"))]).await?;
                     whole.deferred += 1;
                 }
             }
@@ -341,6 +347,7 @@ impl Dispatcher {
         let logged = !report.claimed.is_empty()
             || !report.refused.is_empty()
             || report.violations > 0
+            || report.broken > 0
             || report.unaffordable > 0;
         let now = fleet.now();
         if let Some(due) = report.next_due.filter(|due| !waits.contains(due)) {
@@ -386,7 +393,7 @@ impl Dispatcher {
     }
 }
 
-fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
+fn run(unit: UnitKey, guard: &StepGuard, now: DateTime<Utc>) -> ClaimRequest<'_> {
     let plan = &guard.plan;
     let step = usize::try_from(unit.index).ok().and_then(|index| plan.document.steps.get(index));
     let is_action = unit.kind == UnitKind::Action;
@@ -394,7 +401,7 @@ fn run(unit: UnitKey, guard: &StepGuard) -> ClaimRequest<'_> {
     let step = step.filter(|_| !plan.is_dry());
     ClaimRequest::Run {
         unit,
-        hash: plan.hash.clone(),
+        seal: plan.seal(now),
         max_cost: step.map_or(0, |s| s.max_cost),
         undo_max_cost: step.map_or(0, dat_plan::document::Step::undo_max_cost),
         needs: plan.needs(unit, &guard.operators),

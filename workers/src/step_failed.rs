@@ -80,7 +80,7 @@ impl Coordinator {
         if failed.is_empty() {
             return Ok(false);
         }
-        let documents = fleet.documents.get(&fleet.store, failed.iter().map(|f| f.unit.plan)).await?;
+        let documents = fleet.documents.get(&fleet.store, failed.iter().map(|f| f.unit.plan)).await?.plans;
         let rulings: Vec<Ruling> = failed
             .into_iter()
             .filter_map(|row| {
@@ -111,7 +111,7 @@ impl Coordinator {
         if probes.is_empty() {
             return Ok(false);
         }
-        let plans = fleet.documents.get(&fleet.store, probes.iter().map(|p| p.lease.unit.plan)).await?;
+        let plans = fleet.documents.get(&fleet.store, probes.iter().map(|p| p.lease.unit.plan)).await?.plans;
         for probe in probes {
             let Some(plan) = plans.get(&probe.lease.unit.plan).cloned() else { continue };
             let (fleet, ended) = (Arc::clone(&self.fleet), self.ended.clone());
@@ -131,7 +131,7 @@ impl Coordinator {
         if due.is_empty() {
             return Ok(false);
         }
-        let documents = fleet.documents.get(&fleet.store, due.iter().copied()).await?;
+        let documents = fleet.documents.get(&fleet.store, due.iter().copied()).await?.plans;
         let undos: Vec<_> = documents
             .iter()
             .map(|(plan, prepared)| (*plan, move |ran: &[RanStep]| undos_of(prepared, ran)))

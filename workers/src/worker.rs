@@ -241,6 +241,7 @@ fn assemble(
     name: String,
     entropy: Arc<SeededEntropy>,
 ) -> Result<(Fleet, LiveWriter), CannotStart> {
+    let trust = settings.trust().map_err(cannot)?;
     let store = Store::new(&settings.database_url, settings.worker.connections, &name).map_err(cannot)?;
     let config = BusConfig::new(&settings.amqp_url, name.clone()).map_err(cannot)?;
     let bus = Bus::start(config, CancellationToken::new());
@@ -262,12 +263,13 @@ fn assemble(
     let fleet = Fleet {
         name,
         settings: settings.worker.clone(),
+        documents: Documents::new(trust.verdicts.clone()),
+        trust,
         store,
         publisher: bus.publisher(),
         bus,
         topology,
         connectors,
-        documents: Documents::new(),
         operators: Operators::default(),
         limits,
         breakers,

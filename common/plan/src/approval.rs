@@ -1,17 +1,24 @@
 //! What goes to governance and what comes back: the approval package and the verdict.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::amount::Amount;
-use crate::document::Constraint;
-use crate::hash::PlanHash;
+use crate::cost::CostRange;
+use crate::coverage::Coverage;
+use crate::document::{Constraint, PlanDocument};
+use crate::hash::{NoCanonicalForm, PlanHash};
 use crate::ids::PlanKey;
+use crate::revision::Revision;
 
-/// What GGP is sent on `plan.approval_requested`: all that an approver needs.
+/// What GGP is sent on `plan.approval_requested`: all that an approver needs. What a worker one version back does not
+/// write is absent.
+///
+/// It is bounded: by the plan, of which it holds the document and, of each step, its key and its undo; by what
+/// [`crate::revision`] spells out; and by two sets of at most 256 rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ApprovalPackage {
     /// The plan's id.
@@ -22,12 +29,116 @@ pub struct ApprovalPackage {
     pub tenant: String,
     /// What the verdict must name.
     pub plan_hash: String,
-    /// The operator constraint set in force.
+    /// The operators' constraint sets in force, as one hash: [`hash_of_sets`]. A verdict names it back.
     pub constraint_set_hash: String,
     /// The document as submitted.
     pub plan: Value,
     /// What Plan Builder found.
     pub readiness: Readiness,
+    /// Who submitted it, as the broker has validated the sender's name; absent where the broker was told none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitter: Option<String>,
+    /// What can be undone, by what, for how much at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_coverage: Option<Coverage>,
+    /// What it may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostRange>,
+    /// The operators' sets in force that bind the plan: the fleet's, then the tenant's.
+    #[serde(default)]
+    pub constraint_sets: Vec<ShownSet>,
+    /// The tenant's accounts of the present periods in the plan's currency; none where no limit is set.
+    #[serde(default)]
+    pub budgets: Vec<BudgetSnapshot>,
+    /// What changed since the last version that was approved, where one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Revision>,
+}
+
+/// One operators' set as an approver sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShownSet {
+    /// Which version.
+    #[serde(flatten)]
+    pub head: ShownHead,
+    /// The rules, as they were registered.
+    pub document: Value,
+}
+
+/// Which version of which set: what the package's `constraint_set_hash` is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShownHead {
+    /// `fleet` or `tenant`.
+    pub scope: String,
+    /// Which tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The version, from 1.
+    pub version: i32,
+    /// SHA-256 over the RFC 8785 form of the document.
+    pub hash: String,
+}
+
+/// A tenant's account for a period at the moment that the plan was registered. All in the smallest unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetSnapshot {
+    /// `day`, `month` or `year`, UTC.
+    pub period: String,
+    /// The period's first day.
+    pub since: NaiveDate,
+    /// Of what.
+    pub currency: String,
+    /// The most that may be spent.
+    pub limit: i64,
+    /// Spent, net of refunds.
+    pub settled: i64,
+    /// Held by open reservations.
+    pub reserved: i64,
+    /// The most that this plan adds: its steps' costs and their undos', within its budget.
+    pub adds: i64,
+}
+
+/// What a package needs to know besides the plan.
+#[derive(Debug, Clone, Default)]
+pub struct PackageFacts {
+    /// The operators' sets in force that bind the plan.
+    pub constraint_sets: Vec<ShownSet>,
+    /// The tenant's accounts; what the plan adds is filled in.
+    pub budgets: Vec<BudgetSnapshot>,
+    /// The last version that was approved: its hash, and the bytes as submitted.
+    pub approved: Option<(PlanHash, Vec<u8>)>,
+}
+
+impl PackageFacts {
+    /// The hash of the sets in force: over the array of which versions they are, in their order.
+    pub fn constraint_set_hash(&self) -> Result<PlanHash, NoCanonicalForm> {
+        hash_of_sets(&self.constraint_sets)
+    }
+
+    /// Fills a package in with what was true when its plan was registered.
+    pub fn complete(
+        self,
+        package: &mut Map<String, Value>,
+        document: &PlanDocument,
+    ) -> Result<(), NoCanonicalForm> {
+        let adds = document.max_cost().min(document.budget.amount);
+        let budgets: Vec<_> = self.budgets.iter().map(|b| BudgetSnapshot { adds, ..b.clone() }).collect();
+        package.insert("constraint_set_hash".to_owned(), json!(self.constraint_set_hash()?));
+        package.insert("constraint_sets".to_owned(), json!(self.constraint_sets));
+        package.insert("budgets".to_owned(), json!(budgets));
+        // An earlier version that cannot be read any more is not compared: the package says nothing of it.
+        let earlier =
+            self.approved.and_then(|(hash, body)| Some((hash, serde_json::from_slice(&body).ok()?)));
+        if let Some((hash, earlier)) = earlier {
+            package.insert("changes".to_owned(), json!(Revision::between(&earlier, &hash, document)));
+        }
+        Ok(())
+    }
+}
+
+/// What a package's `constraint_set_hash` must be, by the sets that it shows.
+pub fn hash_of_sets(sets: &[ShownSet]) -> Result<PlanHash, NoCanonicalForm> {
+    PlanHash::of(&json!(sets.iter().map(|set| &set.head).collect::<Vec<_>>()))
 }
 
 /// Plan Builder's report on a plan that is ready to be judged.

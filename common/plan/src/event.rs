@@ -117,6 +117,10 @@ pub enum EventKind {
     Undo(StepState),
     /// Governance is asked: `plan.approval_requested`.
     ApprovalRequested,
+    /// A revocation was bound: `plan.revoked`, with the verdict. What it makes of the plan are events of their own.
+    Revoked,
+    /// Rows of a plan do not say what was approved, and nothing of it is claimed: `seal.broken`.
+    SealBroken,
     /// Room was taken in the budget: `spend.reserved`.
     SpendReserved,
     /// Money was spent: `spend.incurred`.
@@ -168,6 +172,8 @@ impl EventKind {
             Self::Step(state) => format!("step.{state}"),
             Self::Undo(state) => format!("undo.{state}"),
             Self::ApprovalRequested => "plan.approval_requested".to_owned(),
+            Self::Revoked => "plan.revoked".to_owned(),
+            Self::SealBroken => "seal.broken".to_owned(),
             Self::SpendReserved => "spend.reserved".to_owned(),
             Self::SpendIncurred => "spend.incurred".to_owned(),
             Self::SpendReleased => "spend.released".to_owned(),
@@ -199,6 +205,8 @@ impl EventKind {
             Self::Plan(_)
             | Self::Step(_)
             | Self::Undo(_)
+            | Self::Revoked
+            | Self::SealBroken
             | Self::BudgetOverrun
             | Self::BudgetRefused
             | Self::ConstraintViolated
@@ -220,6 +228,8 @@ impl std::str::FromStr for EventKind {
         let (family, rest) = word.split_once('.').ok_or_else(unknown)?;
         Ok(match (family, rest) {
             ("plan", "approval_requested") => Self::ApprovalRequested,
+            ("plan", "revoked") => Self::Revoked,
+            ("seal", "broken") => Self::SealBroken,
             ("plan", state) => Self::Plan(state.parse()?),
             ("step", state) => Self::Step(state.parse()?),
             ("undo", state) => Self::Undo(state.parse()?),

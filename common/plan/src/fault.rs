@@ -40,6 +40,18 @@ pub enum FaultCode {
     ForeignTenant,
     /// A verdict that names no registered plan version, another hash, or conflicts with the binding one.
     VerdictMismatch,
+    /// A verdict that names other operators' rules than governance was told of.
+    OtherConstraints,
+    /// It must be signed and is not.
+    Unsigned,
+    /// It is signed with a key that is not trusted here.
+    UnknownKey,
+    /// It is signed with a key whose time has not come.
+    KeyNotYetValid,
+    /// It is signed with a key whose time is over.
+    KeyExpired,
+    /// Its signature is not that of its key over what it says: made with another key, or altered since.
+    WrongSignature,
 }
 
 /// One fault: where (an RFC 6901 JSON pointer, `""` for the whole), which kind, and a sentence for people.

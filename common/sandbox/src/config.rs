@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dat_plan::Clock;
 use tokio_util::sync::CancellationToken;
 
+use crate::governance::Governance;
 use crate::report::GgpMode;
 
 /// Settings of a [`Sandbox`](crate::Sandbox).
@@ -23,6 +24,8 @@ pub struct SandboxConfig {
     pub data: Option<PathBuf>,
     /// How GGP judges plans without a label `sandbox.ggp`.
     pub ggp: GgpMode,
+    /// GGP's rules, its key, and the keys of people it asks.
+    pub governance: Governance,
     /// MUX cannot say what came of a key, and seals none when it is asked.
     pub cannot_tell: bool,
     /// What time it is.
@@ -39,6 +42,7 @@ impl fmt::Debug for SandboxConfig {
             .field("listen", &self.listen)
             .field("data", &self.data)
             .field("ggp", &self.ggp)
+            .field("governance", &self.governance)
             .field("cannot_tell", &self.cannot_tell)
             .finish_non_exhaustive()
     }

@@ -2,6 +2,7 @@
 //! order, so that what a crash interrupts is delivered again and finds what was decided.
 
 mod answers;
+mod approvals;
 mod ggp;
 mod inbox;
 mod mux;
@@ -24,10 +25,11 @@ const PREFETCH: NonZeroU16 = NonZeroU16::new(256).expect("not zero");
 /// How many deliveries are taken together, and how many answers sent together.
 const BATCH: usize = 256;
 
-/// The consumers of the four queues.
+/// The consumers of the five queues.
 pub(crate) struct Desks {
     mux: Consumer,
     ggp: Consumer,
+    approvals: Consumer,
     flo: Consumer,
     pte: Consumer,
 }
@@ -42,15 +44,17 @@ impl Desks {
         Ok(Self {
             mux: consume(Outside::MuxActions, MUX_PREFETCH)?,
             ggp: consume(Outside::GgpRequests, PREFETCH)?,
+            approvals: consume(Outside::GgpApprovals, PREFETCH)?,
             flo: consume(Outside::FloEvents, PREFETCH)?,
             pte: consume(Outside::PteEvents, PREFETCH)?,
         })
     }
 
-    /// Waits until all four queues are consumed.
+    /// Waits until all of the queues are consumed.
     pub(crate) async fn bound(&self) {
         self.mux.bound().await;
         self.ggp.bound().await;
+        self.approvals.bound().await;
         self.flo.bound().await;
         self.pte.bound().await;
     }
@@ -60,6 +64,7 @@ impl Desks {
         tokio::try_join!(
             mux::run(Arc::clone(&world), self.mux, stop.clone()),
             ggp::run(Arc::clone(&world), self.ggp, stop.clone()),
+            approvals::run(Arc::clone(&world), self.approvals, stop.clone()),
             inbox::run(Arc::clone(&world), &FLO, self.flo, stop.clone()),
             inbox::run(world, &PTE, self.pte, stop),
         )?;

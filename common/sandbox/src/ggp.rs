@@ -3,7 +3,7 @@
 //! It trusts no hash that it is sent: it computes the plan's hash itself and approves nothing else. A decision's id
 //! follows from what is decided, so a request that is delivered twice gets the same verdict twice.
 
-use dat_plan::approval::{ApprovalPackage, Outcome, Verdict};
+use dat_plan::approval::{ApprovalPackage, Outcome, Verdict, hash_of_sets};
 use dat_plan::{Amount, Currency, PlanHash};
 use serde_json::Value;
 
@@ -33,6 +33,9 @@ pub(crate) enum Objection {
         /// As computed.
         computed: String,
     },
+    /// The operators' rules that it shows are not those that it names.
+    #[error("the package's constraint sets: {0}")]
+    OtherRules(String),
     /// A label that GGP cannot follow.
     #[error("label {label} is '{value}', not {expected}")]
     Label {
@@ -79,7 +82,7 @@ pub(crate) fn decide(held: &Package, decision: &Decision) -> Result<Verdict, Obj
 }
 
 /// Whether the package is about the plan that it holds, unchanged.
-fn sound(package: &ApprovalPackage) -> Result<(), Objection> {
+pub(crate) fn sound(package: &ApprovalPackage) -> Result<(), Objection> {
     let field = |name: &str| package.plan.get(name).map_or_else(String::new, text);
     let named = format!("{}/{}", package.plan_id, package.plan_version);
     let held = format!("{}/{}", field("plan_id"), field("plan_version"));
@@ -90,11 +93,23 @@ fn sound(package: &ApprovalPackage) -> Result<(), Objection> {
     if computed != package.plan_hash {
         return Err(Objection::OtherHash { named: package.plan_hash.clone(), computed });
     }
+    let rules = |why: String| Err(Objection::OtherRules(why));
+    for set in &package.constraint_sets {
+        let computed = PlanHash::of(&set.document).map_or_else(|fault| fault.to_string(), |hash| hash.0);
+        if computed != set.head.hash {
+            return rules(format!("a set is named {} and hashes to {computed}", set.head.hash));
+        }
+    }
+    let computed =
+        hash_of_sets(&package.constraint_sets).map_or_else(|fault| fault.to_string(), |hash| hash.0);
+    if computed != package.constraint_set_hash {
+        return rules(format!("all are named {} and hash to {computed}", package.constraint_set_hash));
+    }
     Ok(())
 }
 
 /// A verdict names the hash that DAT registered: what rejects a plan must bind, too.
-fn verdict(package: &ApprovalPackage, outcome: Outcome, reason: Option<String>) -> Verdict {
+pub(crate) fn verdict(package: &ApprovalPackage, outcome: Outcome, reason: Option<String>) -> Verdict {
     Verdict {
         decision_id: format!("sandbox/{}/{}/{}", package.plan_id, package.plan_version, outcome.as_str()),
         plan_id: package.plan_id,

@@ -6,7 +6,7 @@ mod mux;
 
 use serde::{Deserialize, Serialize};
 
-pub use governance::{Decision, GgpMode, ModeSetting, Package};
+pub use governance::{Decision, GgpMode, ModeSetting, Package, RefusedVote};
 pub use ledger::{Event, EventSummary, LedgerLine, Misplaced};
 pub use mux::{AppliedEffect, Effect, Held, Hold, MuxSummary, Request, RequestStatus};
 

@@ -74,7 +74,13 @@ impl Sandbox {
         let topology = Topology::sandbox(config.namespace.as_deref());
         let desks = Desks::open(&bus, &topology)?;
         let herald = Herald::new(bus.publisher(), topology.exchange(Exchange::Plans).name);
-        let world = Arc::new(World::new(store, herald, config.clock, config.ggp, config.cannot_tell));
+        let world = Arc::new(World::new(
+            store,
+            herald,
+            config.clock,
+            (config.governance, config.ggp),
+            config.cannot_tell,
+        ));
         let (ready, readiness) = watch::channel(false);
         let supervisor = Supervisor { world, bus, writer, ready, shutdown: config.shutdown };
         let broker = Broker { amqp_url: config.amqp_url, topology };

@@ -6,6 +6,7 @@ use dat_plan::Clock;
 use tokio::sync::watch;
 
 use crate::gate::Gate;
+use crate::governance::Governance;
 use crate::herald::Herald;
 use crate::report::GgpMode;
 use crate::store::Store;
@@ -19,6 +20,8 @@ pub(crate) struct World {
     pub(crate) gate: Gate,
     /// Who tells DAT of GGP's verdicts.
     pub(crate) herald: Herald,
+    /// How GGP comes to its verdicts.
+    pub(crate) governance: Arc<Governance>,
     /// MUX cannot say what came of a key.
     pub(crate) cannot_tell: bool,
     /// What time it is.
@@ -31,10 +34,11 @@ impl World {
         store: Store,
         herald: Herald,
         clock: Arc<dyn Clock>,
-        mode: GgpMode,
+        (governance, mode): (Governance, GgpMode),
         cannot_tell: bool,
     ) -> Self {
-        Self { store, gate: Gate::new(), herald, cannot_tell, clock, mode: watch::Sender::new(mode) }
+        let (governance, mode) = (Arc::new(governance), watch::Sender::new(mode));
+        Self { store, gate: Gate::new(), herald, governance, cannot_tell, clock, mode }
     }
 
     /// How GGP judges now.

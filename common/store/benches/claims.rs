@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use dat_plan::signing::KeyRing;
 use dat_store::{ClaimRequest, TenantLimit};
 use tokio::runtime::Runtime;
 
@@ -28,7 +29,7 @@ async fn ready(db: &Db, batch: usize) -> Vec<Plan> {
     let registrations: Vec<_> = plans.iter().map(Plan::registration).collect();
     db.store.register(&registrations, at(0)).await.expect("they are registered");
     let approvals: Vec<_> = plans.iter().map(|plan| plan.approval("d1")).collect();
-    db.store.bind_verdicts(&approvals, at(0)).await.expect("they are approved");
+    db.store.bind_verdicts(&approvals, &KeyRing::default(), at(0)).await.expect("they are approved");
     let admissions: Vec<_> = plans.iter().map(Plan::admission).collect();
     db.store.admit(&admissions, at(0)).await.expect("they are admitted");
     plans

@@ -61,6 +61,8 @@ pub(crate) struct LockedPlan {
     pub(crate) state_since: DateTime<Utc>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+    /// What its stored document and verdict hash to, where a claim looked.
+    pub(crate) digest: Option<Vec<u8>>,
 }
 
 impl LockedPlan {
@@ -222,6 +224,7 @@ pub(crate) async fn lock(
                 state_since: row.state_since,
                 ended_at: row.ended_at,
                 revoked_at: row.revoked_at,
+                digest: None,
             };
             Ok((key, plan))
         })

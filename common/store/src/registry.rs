@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use dat_plan::approval::Readiness;
+use dat_plan::approval::{PackageFacts, Readiness};
 use dat_plan::document::Mode;
 use dat_plan::event::{EventKind, NewEvent};
+use dat_plan::hash::NoCanonicalForm;
 use dat_plan::{Fault, FaultCode, PlanDocument, PlanHash, PlanKey, PlanState};
 use serde_json::{Map, Value, json};
 
 use crate::error::StoreError;
 use crate::event_log;
+use crate::package;
 use crate::pool::Store;
 
 /// A submission that passed the checks.
@@ -24,7 +26,8 @@ pub struct Registration {
     pub hash: PlanHash,
     /// Plan Builder's report.
     pub readiness: Readiness,
-    /// The approval package: the `data` of `plan.approval_requested`.
+    /// The approval package, as far as the document tells: the `data` of `plan.approval_requested`. What is in force at
+    /// that moment (operators' rules, the tenant's budget, the version approved last) is filled in under the transaction.
     pub package: Map<String, Value>,
     /// W3C trace context.
     pub traceparent: String,
@@ -90,12 +93,18 @@ impl Store {
             }
         }
         let owned: Vec<&Registration> = first.values().map(|place| &submissions[*place]).collect();
-        let inserted = insert_plans(&mut tx, &owned, now).await?;
+        let supersedes = superseded(&mut tx, &first).await?;
+        let mut facts = package::facts(&mut tx, owned.iter().map(|s| &s.document), now).await?;
+        let inserted = insert_plans(&mut tx, &owned, (&supersedes, &facts), now).await?;
         let new: Vec<&Registration> =
             owned.into_iter().filter(|c| inserted.contains(&c.document.key())).collect();
         let streams: Vec<_> = new.iter().map(|c| (c.document.key(), now.date_naive())).collect();
         event_log::open_streams(&mut tx, &streams, now).await?;
-        let events: Vec<NewEvent> = new.iter().flat_map(|c| registration_events(c, now)).collect();
+        let mut events: Vec<NewEvent> = Vec::with_capacity(3 * new.len());
+        for submission in &new {
+            let facts = facts.remove(&submission.document.key()).unwrap_or_default();
+            events.extend(registration_events(submission, &supersedes, facts, now)?);
+        }
         event_log::append(&mut tx, &events).await?;
 
         let keys: Vec<PlanKey> = first.keys().copied().collect();
@@ -168,23 +177,60 @@ impl Store {
     }
 }
 
+/// Of each version the newest one before it: registered already, or in the same batch.
+async fn superseded(
+    conn: &mut sqlx::PgConnection,
+    versions: &BTreeMap<PlanKey, usize>,
+) -> Result<BTreeMap<PlanKey, i32>, StoreError> {
+    let later: Vec<PlanKey> = versions.keys().filter(|key| key.plan_version > 1).copied().collect();
+    let registered = sqlx::query!(
+        r#"SELECT k.plan_id AS "plan_id!", k.plan_version AS "plan_version!", max(p.plan_version) AS "before!"
+         FROM UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version)
+         JOIN execution_plan p ON p.plan_id = k.plan_id AND p.plan_version < k.plan_version
+         GROUP BY 1, 2"#,
+        &later.iter().map(|k| k.plan_id).collect::<Vec<_>>(),
+        &later.iter().map(|k| k.plan_version).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut supersedes: BTreeMap<PlanKey, i32> =
+        registered.into_iter().map(|row| (PlanKey::new(row.plan_id, row.plan_version), row.before)).collect();
+    // The keys are in order: the one before, if it is of the same plan, is the newest of this batch.
+    for (before, key) in versions.keys().zip(versions.keys().skip(1)) {
+        if before.plan_id == key.plan_id {
+            let newest = supersedes.entry(*key).or_insert(before.plan_version);
+            *newest = before.plan_version.max(*newest);
+        }
+    }
+    Ok(supersedes)
+}
+
 async fn insert_plans(
     conn: &mut sqlx::PgConnection,
     plans: &[&Registration],
+    (supersedes, facts): (&BTreeMap<PlanKey, i32>, &BTreeMap<PlanKey, PackageFacts>),
     now: DateTime<Utc>,
 ) -> Result<std::collections::BTreeSet<PlanKey>, StoreError> {
+    let told: Vec<Option<String>> = plans
+        .iter()
+        .map(|plan| {
+            let facts = facts.get(&plan.document.key());
+            facts.map(|facts| Ok(facts.constraint_set_hash()?.0)).transpose()
+        })
+        .collect::<Result<_, NoCanonicalForm>>()?;
     let documents = || plans.iter().map(|p| &p.document);
     let rows = sqlx::query!(
         "INSERT INTO execution_plan (plan_id, plan_version, tenant, name, state, priority, currency, budget_amount,
              deadline, plan_hash, document, readiness, traceparent, registered_at, state_since, steps_total,
-             wake_at, mode)
+             wake_at, mode, constraint_set_hash, supersedes)
          SELECT plan_id, plan_version, tenant, name, $14, priority, currency, budget_amount, deadline, plan_hash,
-             document, readiness, traceparent, $15, $15, steps_total, deadline, mode
+             document, readiness, traceparent, $15, $15, steps_total, deadline, mode, constraint_set_hash,
+             supersedes
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::bigint[],
                      $8::timestamptz[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::integer[],
-                     $16::text[])
+                     $16::text[], $17::text[], $18::integer[])
               AS n (plan_id, plan_version, tenant, name, priority, currency, budget_amount, deadline, plan_hash,
-                    document, readiness, traceparent, steps_total, mode)
+                    document, readiness, traceparent, steps_total, mode, constraint_set_hash, supersedes)
          ON CONFLICT DO NOTHING
          RETURNING plan_id, plan_version",
         &documents().map(|d| d.plan_id).collect::<Vec<_>>(),
@@ -203,6 +249,8 @@ async fn insert_plans(
         PlanState::SubmittedForApproval.as_str(),
         now,
         &documents().map(|d| d.mode.as_str().to_owned()).collect::<Vec<_>>(),
+        &told as &[Option<String>],
+        &documents().map(|d| supersedes.get(&d.key()).copied()).collect::<Vec<_>>() as &[Option<i32>],
     )
     .fetch_all(conn)
     .await?;
@@ -210,7 +258,12 @@ async fn insert_plans(
 }
 
 /// A registered plan is `draft` and handed over in the same breath; both are in its log.
-fn registration_events(plan: &Registration, now: DateTime<Utc>) -> [NewEvent; 3] {
+fn registration_events(
+    plan: &Registration,
+    supersedes: &BTreeMap<PlanKey, i32>,
+    facts: PackageFacts,
+    now: DateTime<Utc>,
+) -> Result<[NewEvent; 3], StoreError> {
     let event = |kind| {
         let event = NewEvent::of_plan(plan.document.key(), &plan.document.tenant, kind, now);
         match plan.document.mode {
@@ -226,11 +279,15 @@ fn registration_events(plan: &Registration, now: DateTime<Utc>) -> [NewEvent; 3]
     if let Some(message_id) = &plan.message_id {
         draft = draft.with("message_id", message_id.as_str());
     }
+    if let Some(version) = supersedes.get(&plan.document.key()) {
+        draft = draft.with("supersedes", *version);
+    }
     let mut request = event(EventKind::ApprovalRequested);
     request.data.clone_from(&plan.package);
-    [
+    facts.complete(&mut request.data, &plan.document)?;
+    Ok([
         draft,
         event(EventKind::Plan(PlanState::SubmittedForApproval)).with("plan_hash", plan.hash.as_str()),
         request,
-    ]
+    ])
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use dat_plan::approval::{Outcome, Verdict};
 use dat_plan::check::CheckedVerdict;
-use dat_plan::event::NewEvent;
-use dat_plan::{PlanKey, PlanState};
-use serde_json::{Value, json};
+use dat_plan::event::{EventKind, NewEvent};
+use dat_plan::signing::{KeyRing, SignatureFault};
+use dat_plan::{Fault, FaultCode, PlanKey, PlanState};
+use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::error::StoreError;
@@ -36,6 +37,39 @@ pub enum Conflict {
     /// It widens what the plan asked for.
     #[error("a verdict may tighten the budget, never widen it or change its currency")]
     Widens,
+    /// Keys are configured, and its signature does not stand when it is received.
+    #[error(transparent)]
+    Signature(#[from] SignatureFault),
+    /// Its approver saw other operators' rules than governance was told of for this plan version.
+    #[error("the verdict is of the constraint sets {named}, governance was told of {told}")]
+    OtherConstraints {
+        /// What the verdict names.
+        named: String,
+        /// What the approval package named.
+        told: String,
+    },
+}
+
+impl Conflict {
+    /// The same for the sender: where in the verdict, and which kind.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let (pointer, code) = match self {
+            Self::NoSuchPlan(_) | Self::OtherHash { .. } | Self::TooLate(_) | Self::Widens => {
+                ("", FaultCode::VerdictMismatch)
+            }
+            Self::OtherConstraints { .. } => ("/constraint_set_hash", FaultCode::OtherConstraints),
+            Self::Signature(fault) => match fault {
+                SignatureFault::Missing("key_id") => ("/key_id", FaultCode::Unsigned),
+                SignatureFault::Missing(_) => ("/signature", FaultCode::Unsigned),
+                SignatureFault::UnknownKey(_) => ("/key_id", FaultCode::UnknownKey),
+                SignatureFault::NotYet { .. } => ("/key_id", FaultCode::KeyNotYetValid),
+                SignatureFault::Expired { .. } => ("/key_id", FaultCode::KeyExpired),
+                _ => ("/signature", FaultCode::WrongSignature),
+            },
+        };
+        Fault::new(pointer, code, self.to_string())
+    }
 }
 
 /// What became of a verdict.
@@ -51,16 +85,19 @@ pub enum Bound {
 
 impl Store {
     /// Binds verdicts, in their order. Between approved and rejected the first wins; a revocation that matches always
-    /// binds, also before its approval. One transaction.
+    /// binds, also before its approval. Where there are keys, each must be signed with one that is believed now; one
+    /// that was bound before is not asked again. One transaction.
     pub async fn bind_verdicts(
         &self,
         verdicts: &[CheckedVerdict],
+        keys: &KeyRing,
         now: DateTime<Utc>,
     ) -> Result<Vec<Bound>, StoreError> {
         let mut tx = self.begin().await?;
-        let keys = verdicts.iter().map(|v| v.verdict.plan());
-        let mut plans = plan_row::lock(&mut tx, keys, Contended::Wait).await?;
+        let judged = verdicts.iter().map(|v| v.verdict.plan());
+        let mut plans = plan_row::lock(&mut tx, judged, Contended::Wait).await?;
         let mut earlier = bound_before(&mut tx, &plans).await?;
+        let told = told_constraints(&mut tx, &plans).await?;
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(verdicts.len());
         for CheckedVerdict { verdict, value } in verdicts {
@@ -76,37 +113,24 @@ impl Store {
                 answers.push(Bound::Repeat);
                 continue;
             }
-            if let Err(conflict) = fits(plan, verdict, before) {
+            let stands = if keys.is_empty() { Ok(()) } else { keys.verify(value, now).map(drop) };
+            let fitting = stands.map_err(Conflict::from).and_then(|()| {
+                fits(plan, verdict, before)?;
+                saw_the_rules(verdict, told.get(&plan.key).map(String::as_str))
+            });
+            if let Err(conflict) = fitting {
                 answers.push(Bound::Parked(conflict));
                 continue;
             }
             before.push((verdict.decision_id.clone(), verdict.outcome.as_str().to_owned()));
             record(&mut tx, verdict, value, now).await?;
-            apply(&mut tx, plan, verdict, &mut events, now).await?;
+            apply(&mut tx, plan, (verdict, value), &mut events, now).await?;
             answers.push(Bound::Bound);
         }
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
         dat_fault::around("verdict", tx.commit()).await?;
         Ok(answers)
-    }
-}
-
-impl Store {
-    /// The approving verdicts of plan versions, as they were sent; a plan that was not approved is left out.
-    pub async fn approvals(&self, plans: &[PlanKey]) -> Result<BTreeMap<PlanKey, Value>, StoreError> {
-        Ok(sqlx::query!(
-            "SELECT v.plan_id, v.plan_version, v.verdict FROM plan_verdict v
-             JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
-             WHERE v.outcome = 'approved'",
-            &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
-            &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
-        )
-        .fetch_all(self.pool())
-        .await?
-        .into_iter()
-        .map(|row| (PlanKey::new(row.plan_id, row.plan_version), row.verdict))
-        .collect())
     }
 }
 
@@ -131,6 +155,41 @@ async fn bound_before(
         earlier.entry(key).or_default().push((row.decision_id, row.outcome));
     }
     Ok(earlier)
+}
+
+/// The hash of the operators' sets that each plan's approval package named. An older worker has it in the log alone.
+async fn told_constraints(
+    conn: &mut PgConnection,
+    plans: &BTreeMap<PlanKey, LockedPlan>,
+) -> Result<BTreeMap<PlanKey, String>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT p.plan_id, p.plan_version,
+                coalesce(p.constraint_set_hash,
+                         (SELECT e.data->>'constraint_set_hash' FROM event_stream s
+                          JOIN execution_event e USING (partition_date, plan_id, plan_version)
+                          WHERE s.plan_id = p.plan_id AND s.plan_version = p.plan_version
+                            AND e.kind = 'plan.approval_requested' AND e.sequence <= 3 LIMIT 1)) AS told
+         FROM execution_plan p
+         JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)",
+        &plans.keys().map(|k| k.plan_id).collect::<Vec<_>>(),
+        &plans.keys().map(|k| k.plan_version).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    let told = |(id, version, told): (_, _, Option<String>)| Some((PlanKey::new(id, version), told?));
+    Ok(rows.into_iter().filter_map(|row| told((row.plan_id, row.plan_version, row.told))).collect())
+}
+
+/// Where a verdict says which operators' rules its approver saw, they are those that governance was told of. It need not
+/// say: every claim goes by the newest rules, whatever was seen.
+fn saw_the_rules(verdict: &Verdict, told: Option<&str>) -> Result<(), Conflict> {
+    match verdict.constraint_set_hash.as_deref() {
+        Some(named) if Some(named) != told => Err(Conflict::OtherConstraints {
+            named: named.to_owned(),
+            told: told.unwrap_or("none").to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn fits(plan: &LockedPlan, verdict: &Verdict, before: &[(String, String)]) -> Result<(), Conflict> {
@@ -194,7 +253,7 @@ async fn record(
 async fn apply(
     conn: &mut PgConnection,
     plan: &mut LockedPlan,
-    verdict: &Verdict,
+    (verdict, as_sent): (&Verdict, &Value),
     events: &mut Vec<NewEvent>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
@@ -202,6 +261,8 @@ async fn apply(
     let judged = |event: NewEvent| {
         event.with("decision_id", verdict.decision_id.as_str()).with("approver", verdict.approver.as_str())
     };
+    // As it was received: its signature is over this.
+    let evidence = |event: NewEvent| judged(event).with("verdict", as_sent.clone());
     match verdict.outcome {
         Outcome::Approved => {
             sqlx::query!(
@@ -218,18 +279,21 @@ async fn apply(
             )
             .execute(conn)
             .await?;
-            events
-                .push(judged(plan.enter(PlanState::Approved, &reason, now)?).with("verdict", json!(verdict)));
+            events.push(evidence(plan.enter(PlanState::Approved, &reason, now)?));
             // Due for staging and admission at once.
             plan.wake(Some(now));
         }
         Outcome::Rejected => {
             let why = if reason.is_empty() { "governance rejected it" } else { &reason };
-            events.push(judged(plan.enter(PlanState::Rejected, why, now)?));
+            events.push(evidence(plan.enter(PlanState::Rejected, why, now)?));
         }
         Outcome::Revoked => {
             plan.revoked_at = Some(now);
             plan.dirty = true;
+            // An archived plan's stream is closed.
+            if plan.state != PlanState::Archived {
+                events.push(evidence(plan.event(EventKind::Revoked, now)).because(&reason));
+            }
             let why = if reason.is_empty() {
                 "its approval was revoked".to_owned()
             } else {

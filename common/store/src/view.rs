@@ -113,6 +113,10 @@ pub struct PlanView {
     pub approval_decision: Option<String>,
     /// Until when it holds.
     pub approval_expires_at: Option<DateTime<Utc>>,
+    /// The version that it supersedes.
+    pub supersedes: Option<i32>,
+    /// Versions that supersede it.
+    pub superseded_by: Vec<i32>,
     /// When it was registered.
     pub registered_at: DateTime<Utc>,
     /// Its steps, then its undos.
@@ -196,8 +200,11 @@ impl Store {
     pub async fn plan(&self, plan: PlanKey) -> Result<Option<PlanView>, StoreError> {
         let Some(summary) = self.summaries(&[plan]).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
-            "SELECT plan_hash, approval_decision, approval_expires_at, registered_at
-             FROM execution_plan WHERE plan_id = $1 AND plan_version = $2",
+            r#"SELECT p.plan_hash, p.approval_decision, p.approval_expires_at, p.registered_at, p.supersedes,
+                    ARRAY(SELECT n.plan_version FROM execution_plan n
+                          WHERE n.plan_id = p.plan_id AND n.supersedes = p.plan_version
+                          ORDER BY n.plan_version) AS "superseded_by!"
+             FROM execution_plan p WHERE p.plan_id = $1 AND p.plan_version = $2"#,
             plan.plan_id,
             plan.plan_version
         )
@@ -249,6 +256,8 @@ impl Store {
             plan_hash: row.plan_hash,
             approval_decision: row.approval_decision,
             approval_expires_at: row.approval_expires_at,
+            supersedes: row.supersedes,
+            superseded_by: row.superseded_by,
             registered_at: row.registered_at,
             steps,
             attempts,

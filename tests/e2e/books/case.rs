@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_guards::{AccountCopies, RuntimeStore};
 use dat_plan::clock::SeededEntropy;
-use dat_plan::signing::Trust;
+use dat_plan::signing::{KeyRing, Trust};
 use dat_plan::{Entropy as _, PlanKey};
 use dat_sandbox::OutsideBooks;
 use dat_sandbox::report::AppliedEffect;
@@ -186,7 +186,8 @@ impl Group {
 async fn start(store: &Store, plan: &Plan) {
     let now = at(0);
     assert_eq!(store.register(&[plan.registration()], now).await.expect("registered"), [Registered::New]);
-    let bound = store.bind_verdicts(&[plan.approval("d1")], now).await.expect("approved");
+    let bound =
+        store.bind_verdicts(&[plan.approval("d1")], &KeyRing::default(), now).await.expect("approved");
     assert_eq!(bound, [Bound::Bound]);
     let admitted = store.admit(&[plan.admission()], now).await.expect("admitted");
     assert!(matches!(admitted[0].1, Admitted::Executing { .. }), "{admitted:?}");

@@ -1,4 +1,6 @@
-//! `dat approve`: governance's verdict by hand, where GGP is a sandbox or leaves it to a person.
+//! `dat approve`: governance's verdict by hand, or one person's approval of the quorum that governance gathers.
+
+mod shown_package;
 
 use std::process::ExitCode;
 
@@ -6,27 +8,32 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use dat_plan::amount::MAX;
-use dat_plan::approval::{Outcome, Verdict};
+use dat_plan::approval::{ApprovalPackage, Outcome, Verdict, hash_of_sets};
+use dat_plan::quorum::Vote;
 use dat_plan::{Amount, PlanDocument, PlanHash, PlanKey, PlanState};
 use dat_store::{PlanView, Store};
 use dat_topology::{Exchange, key};
+use serde_json::{Value, json};
 
 use crate::cli::broker::Broker;
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output;
 use crate::cli::plan_name::{self, PlanArg};
 use crate::cli::session::Session;
-use crate::cli::table::{number, table, text};
 
-/// Approve, reject or revoke a plan, as governance
+/// Approve, reject or revoke a plan, as governance; or approve it as one of several whom governance asks
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Shows what is judged and publishes a verdict that names exactly its hash. Between approved and rejected the first \
-verdict binds; a revocation always does. A verdict may tighten the budget, never widen it.
+Shows the approval package: steps and what undoes each, cost, rules, budgets, what changed since the version approved \
+last. Then publishes a verdict that names exactly its hash, and the hash of the rules shown. Between approved and \
+rejected the first verdict binds; a revocation always does. A verdict may tighten the budget, never widen it. With \
+[signing] in the settings it is signed. With --to-ggp it is no verdict but one person's approval, which governance \
+counts: once each, never the submitter's.
 
 Examples:
   dat approve PLAN --approver ann
   dat approve PLAN --approver ann --budget 300000 --expires-at 2026-12-01T00:00:00Z
+  dat approve PLAN --approver ann --to-ggp
   dat approve PLAN --reject --approver ann --reason 'margin too thin'
   dat approve PLAN --revoke --approver ann --reason 'recalled' --yes")]
 pub(crate) struct Approve {
@@ -36,8 +43,11 @@ pub(crate) struct Approve {
     #[arg(long, conflicts_with_all = ["revoke", "budget", "expires_at"])]
     reject: bool,
     /// Revoke its approval instead: nothing forward starts any more, and what was done is undone
-    #[arg(long, conflicts_with_all = ["budget", "expires_at"])]
+    #[arg(long, conflicts_with_all = ["budget", "expires_at", "to_ggp"])]
     revoke: bool,
+    /// Tell governance, which gathers the approvals of several people, instead of giving the verdict
+    #[arg(long, conflicts_with_all = ["budget", "expires_at"])]
+    to_ggp: bool,
     /// Who judges
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     approver: String,
@@ -55,11 +65,12 @@ pub(crate) struct Approve {
     yes: bool,
 }
 
-/// What is judged: the registered document, as it hashes now.
+/// What is judged: the package that governance was sent, which holds the registered document as it hashes now.
 struct Judged {
     view: PlanView,
     document: PlanDocument,
     hash: PlanHash,
+    package: ApprovalPackage,
 }
 
 impl Approve {
@@ -67,7 +78,7 @@ impl Approve {
         let store = session.store().await?;
         let judged = Judged::read(&store, self.plan.key(&store).await?).await?;
         self.can_bind(&judged, session.now())?;
-        judged.show()?;
+        shown_package::show(&judged.package, &judged.document)?;
         if !self.yes && output::can_ask() {
             let question = format!("{} this plan?", self.question());
             let said = tokio::task::spawn_blocking(move || output::confirm(&question)).await;
@@ -75,20 +86,28 @@ impl Approve {
                 return Err(Failure::Failed("nothing was published".to_owned()));
             }
         }
-        let verdict = self.verdict(session, &judged);
-        let routing_key = match verdict.outcome {
-            Outcome::Approved => key::PLAN_APPROVED,
-            Outcome::Rejected => key::PLAN_REJECTED,
-            Outcome::Revoked => key::PLAN_REVOKED,
+        let (exchange, routing_key) = match (self.to_ggp, self.outcome()) {
+            (true, _) => (Exchange::Ggp, key::PLAN_APPROVAL),
+            (false, Outcome::Approved) => (Exchange::Plans, key::PLAN_APPROVED),
+            (false, Outcome::Rejected) => (Exchange::Plans, key::PLAN_REJECTED),
+            (false, Outcome::Revoked) => (Exchange::Plans, key::PLAN_REVOKED),
         };
-        let body = serde_json::to_vec(&verdict).map_err(std::io::Error::from)?;
+        let id = session.id().to_string();
+        let mut said =
+            if self.to_ggp { json!(self.vote(&id, &judged)) } else { json!(self.verdict(&id, &judged)) };
+        let signing = session.settings.signing_key()?;
+        if let Some(signing) = &signing {
+            let unsigned = |fault| Failure::Failed(format!("it cannot be signed: {fault}"));
+            signing.sign(&mut said).map_err(unsigned)?;
+        }
+        let body = serde_json::to_vec(&said).map_err(std::io::Error::from)?;
         let broker = Broker::connect(session).await?;
-        let message =
-            broker.message(session, Exchange::Plans, routing_key, body).message_id(&verdict.decision_id);
+        let message = broker.message(session, exchange, routing_key, body).message_id(&id);
         let published = broker.publish(message).await;
         broker.close().await;
         published?;
-        output::line(format_args!("published {routing_key} as decision {}", verdict.decision_id))?;
+        let by = signing.map_or_else(String::new, |key| format!(", signed with {}", key.key_id()));
+        output::line(format_args!("published {routing_key} as decision {id}{by}"))?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -134,19 +153,18 @@ impl Approve {
         }
     }
 
-    fn verdict(self, session: &Session, judged: &Judged) -> Verdict {
-        let outcome = self.outcome();
+    fn verdict(&self, id: &str, judged: &Judged) -> Verdict {
         let plan = judged.view.summary.plan;
         let currency = &judged.document.budget.currency;
         Verdict {
-            decision_id: session.id().to_string(),
+            decision_id: id.to_owned(),
             plan_id: plan.plan_id,
             plan_version: plan.plan_version,
             plan_hash: judged.hash.clone(),
-            constraint_set_hash: None,
-            outcome,
-            approver: self.approver,
-            reason: self.reason,
+            constraint_set_hash: Some(judged.package.constraint_set_hash.clone()),
+            outcome: self.outcome(),
+            approver: self.approver.clone(),
+            reason: self.reason.clone(),
             expires_at: self.expires_at,
             budget: self.budget.map(|amount| Amount { amount, currency: currency.clone() }),
             constraints: None,
@@ -154,44 +172,51 @@ impl Approve {
             signature: None,
         }
     }
+
+    fn vote(&self, id: &str, judged: &Judged) -> Vote {
+        let plan = judged.view.summary.plan;
+        Vote {
+            approval_id: id.to_owned(),
+            plan_id: plan.plan_id,
+            plan_version: plan.plan_version,
+            plan_hash: judged.hash.clone(),
+            constraint_set_hash: Some(judged.package.constraint_set_hash.clone()),
+            outcome: self.outcome(),
+            approver: self.approver.clone(),
+            reason: self.reason.clone(),
+            key_id: None,
+            signature: None,
+        }
+    }
 }
 
 impl Judged {
+    /// Reads it from the log, and trusts no hash in it: document and rules are hashed here, and what is stored of the
+    /// document must be the same.
     async fn read(store: &Store, plan: PlanKey) -> Result<Self, Failure> {
         let view = store.plan(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
-        let stored = store.documents(&[plan]).await?.pop().ok_or_else(|| plan_name::unknown(plan))?;
         let unreadable =
             |why: String| Failure::Failed(format!("the document of plan {plan} cannot be judged: {why}"));
-        let value = serde_json::from_slice(&stored.body).map_err(|error| unreadable(error.to_string()))?;
+        let stored = store.documents(&[plan]).await?.pop().ok_or_else(|| plan_name::unknown(plan))?;
+        let value: Value =
+            serde_json::from_slice(&stored.body).map_err(|error| unreadable(error.to_string()))?;
         let hash = PlanHash::of(&value).map_err(|error| unreadable(error.to_string()))?;
         if hash.as_str() != view.plan_hash {
             return Err(unreadable(format!("it hashes to {hash}, it was registered as {}", view.plan_hash)));
         }
-        let document = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Self { view, document, hash })
-    }
-
-    fn show(&self) -> Result<(), Failure> {
-        let document = &self.document;
-        let budget = &document.budget;
-        output::line(format_args!("plan    {} \"{}\"", document.key(), document.name))?;
-        output::line(format_args!("tenant  {}", document.tenant))?;
-        output::line(format_args!("hash    {}", self.hash))?;
-        output::line(format_args!(
-            "budget  {} {}; all steps and undos cost at most {}",
-            budget.amount,
-            budget.currency,
-            document.max_cost()
-        ))?;
-        let mut steps = table(&["step", "action", "max cost", "undone by"]);
-        for step in &document.steps {
-            let undo = match &step.compensation {
-                Some(undo) => undo.action.as_str(),
-                None => "irreversible",
-            };
-            let action = format!("{}: {}", step.connector, step.action);
-            steps.add_row([text(&step.key), text(action), number(step.max_cost), text(undo)]);
+        let package = store.approval_package(plan).await?;
+        let package = package.ok_or_else(|| unreadable("its log holds no approval package".to_owned()))?;
+        let package: ApprovalPackage =
+            serde_json::from_value(package).map_err(|error| unreadable(error.to_string()))?;
+        let shown = PlanHash::of(&package.plan).map_err(|error| unreadable(error.to_string()))?;
+        if shown != hash || package.plan_hash != hash.as_str() {
+            return Err(unreadable(format!("its approval package is of {shown}")));
         }
-        output::line(steps)
+        let rules = hash_of_sets(&package.constraint_sets).map_err(|error| unreadable(error.to_string()))?;
+        if rules.as_str() != package.constraint_set_hash {
+            return Err(unreadable(format!("its approval package shows other rules than it names: {rules}")));
+        }
+        let document = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
+        Ok(Self { view, document, hash, package })
     }
 }

@@ -13,6 +13,7 @@ mod control;
 mod dead;
 mod failure;
 mod input;
+mod key;
 mod logging;
 mod migrate;
 mod output;
@@ -80,6 +81,8 @@ enum Command {
     Dead(dead::Dead),
     #[command(subcommand)]
     Audit(audit::Audit),
+    #[command(subcommand)]
+    Key(key::Key),
     Sandbox(sandbox::SandboxArgs),
     Schema(schema::Schema),
 }
@@ -122,6 +125,7 @@ impl Command {
             Self::Dead(dead) => dead.run(&Session::open(flags)?).await,
             Self::Audit(audit) => audit.run(&Session::open(flags)?).await,
             Self::Sandbox(sandbox) => sandbox.run(&Session::open(flags)?).await,
+            Self::Key(key) => key.run(),
             Self::Schema(schema) => schema.run(),
         }
     }

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::BATCH;
 use crate::envelope;
+use crate::governance::Governance;
 use crate::report::GgpMode;
 use crate::store::packages::{self, Asked, Pronounced};
 use crate::store::{StoreError, Writing};
@@ -24,7 +25,8 @@ pub(super) async fn run(
     while let Some(Some(batch)) = stop.run_until_cancelled(consumer.next_batch(BATCH)).await {
         let asked: Vec<_> = batch.iter().flat_map(|delivery| read(&delivery.message)).collect();
         let mode = world.mode();
-        let verdicts = world.store.write(move |books| judge(books, asked, mode)).await?;
+        let governance = Arc::clone(&world.governance);
+        let verdicts = world.store.write(move |books| judge(books, asked, &governance, mode)).await?;
         let messages =
             verdicts.iter().map(|verdict| world.herald.message(verdict)).collect::<Result<Vec<_>, _>>()?;
         if stop.run_until_cancelled(world.herald.deliver(messages)).await.is_none() {
@@ -39,12 +41,13 @@ pub(super) async fn run(
 fn judge(
     books: &mut Writing<'_>,
     asked: Vec<Result<Asked, serde_json::Error>>,
+    governance: &Governance,
     mode: GgpMode,
 ) -> Result<Vec<Pronounced>, StoreError> {
     let mut verdicts = Vec::new();
     for asked in asked {
         match asked {
-            Ok(asked) => verdicts.extend(packages::ask(books, asked, mode)?),
+            Ok(asked) => verdicts.extend(packages::ask(books, asked, governance, mode)?),
             Err(fault) => {
                 warn!(%fault, "GGP cannot read a request for approval");
                 packages::unreadable(books);

@@ -11,22 +11,14 @@ fn package(labels: &Value) -> ApprovalPackage {
     let plan_hash = PlanHash::of(&plan).expect("canonical").0;
     serde_json::from_value(json!({
         "plan_id": Uuid::max(), "plan_version": 3, "tenant": "acme", "plan_hash": plan_hash,
-        "constraint_set_hash": "sha256:none", "plan": plan,
+        "constraint_set_hash": PlanHash::of(&json!([])).expect("canonical"), "plan": plan,
         "readiness": {"steps": 1, "max_cost": 5, "reversible": 1, "irreversible": [], "warnings": []}
     }))
     .expect("a package")
 }
 
 fn held(package: ApprovalPackage) -> Package {
-    let verdicts = Vec::new();
-    Package {
-        event_id: "e".to_owned(),
-        deliveries: 1,
-        traceparent: None,
-        computed_hash: None,
-        verdicts,
-        package,
-    }
+    Package::asked("e".to_owned(), None, package)
 }
 
 fn told(outcome: Outcome) -> Decision {
@@ -99,4 +91,23 @@ fn what_was_decided_once_stands() {
     assert_eq!(decide(&package, &wider), Ok(first.clone()));
     let revoked = decide(&package, &told(Outcome::Revoked)).expect("decided");
     assert_ne!(revoked.decision_id, first.decision_id);
+}
+
+#[test]
+fn a_package_whose_rules_are_not_those_that_it_names_is_not_approved() {
+    let document = json!({"format": 1, "constraints": []});
+    let hash = PlanHash::of(&document).expect("canonical");
+    let head = json!({"scope": "fleet", "version": 1, "hash": hash});
+    let mut shown = package(&json!({}));
+    shown.constraint_set_hash = PlanHash::of(&json!([head])).expect("canonical").0;
+    let mut set = head;
+    set["document"] = document;
+    shown.constraint_sets = vec![serde_json::from_value(set).expect("a set")];
+    assert_eq!(sound(&shown), Ok(()));
+    let mut altered = shown.clone();
+    altered.constraint_sets[0].document["constraints"] = json!([1]);
+    assert!(matches!(sound(&altered), Err(Objection::OtherRules(_))));
+    let mut hidden = shown;
+    hidden.constraint_sets.clear();
+    assert!(matches!(sound(&hidden), Err(Objection::OtherRules(_))));
 }

@@ -28,7 +28,8 @@ pub(super) async fn decide(
     let patience = Duration::from_millis(decision.wait_ms);
     // A plan that is still not known when patience ends is answered below.
     look_until(&world, patience, move |books| packages::is_known(books, plan), |known| *known).await?;
-    let decided = world.store.write(move |books| packages::decide(books, &decision)).await?;
+    let governance = Arc::clone(&world.governance);
+    let decided = world.store.write(move |books| packages::decide(books, &decision, &governance)).await?;
     let pronounced = decided.ok_or(HttpError::Unknown(plan))??;
     let verdict = pronounced.verdict.clone();
     world.herald.pronounce(&pronounced).await.map_err(|error| HttpError::Broker(error.to_string()))?;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use dat_plan::approval::{ApprovalPackage, Outcome, Verdict};
 use dat_plan::document::Constraint;
+use dat_plan::quorum::Vote;
 use dat_plan::{Amount, PlanHash};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -41,8 +42,43 @@ pub struct Package {
     pub computed_hash: Option<PlanHash>,
     /// What GGP decided, oldest first; empty while it waits.
     pub verdicts: Vec<Verdict>,
+    /// How many people must approve, where people are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// What people said that counts.
+    #[serde(default)]
+    pub approvals: Vec<Vote>,
+    /// Whose word did not count, and why; the first hundred.
+    #[serde(default)]
+    pub refused: Vec<RefusedVote>,
     /// What it was asked.
     pub package: ApprovalPackage,
+}
+
+impl Package {
+    /// A package as it comes in.
+    pub(crate) fn asked(event_id: String, traceparent: Option<String>, package: ApprovalPackage) -> Self {
+        Self {
+            event_id,
+            deliveries: 0,
+            traceparent,
+            computed_hash: PlanHash::of(&package.plan).ok(),
+            verdicts: Vec::new(),
+            quorum: None,
+            approvals: Vec::new(),
+            refused: Vec::new(),
+            package,
+        }
+    }
+}
+
+/// What somebody said that did not count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedVote {
+    /// Who, by their own word.
+    pub approver: String,
+    /// Why not.
+    pub why: String,
 }
 
 /// `POST /ggp/decide`; answered with the verdict, once the broker has it.

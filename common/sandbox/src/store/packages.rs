@@ -1,12 +1,16 @@
 //! What GGP keeps: the packages it was sent, and its verdicts on them.
 
+use chrono::{DateTime, Utc};
+use dat_plan::PlanKey;
 use dat_plan::approval::{ApprovalPackage, Verdict};
-use dat_plan::{PlanHash, PlanKey};
+use dat_plan::quorum::Vote;
+use serde_json::Value;
 
 use super::StoreError;
 use super::book::{Book, PlanEntry, Reading, Writing};
 use super::scope::Scope;
 use crate::ggp::{self, Objection};
+use crate::governance::{Governance, Judged};
 use crate::report::{Decision, GgpMode, Package};
 
 const PACKAGES: Book<PlanEntry, Package> = Book::new("ggp_packages");
@@ -52,20 +56,20 @@ impl Pronounced {
 pub(crate) fn ask(
     books: &mut Writing<'_>,
     asked: Asked,
+    governance: &Governance,
     mode: GgpMode,
 ) -> Result<Option<Pronounced>, StoreError> {
     let plan = PlanKey::new(asked.package.plan_id, asked.package.plan_version);
-    let mut held = books.get(&PACKAGES, key(plan))?.unwrap_or_else(|| Package {
-        event_id: asked.event_id,
-        deliveries: 0,
-        traceparent: asked.traceparent,
-        computed_hash: PlanHash::of(&asked.package.plan).ok(),
-        verdicts: Vec::new(),
-        package: asked.package,
-    });
+    let mut held = books
+        .get(&PACKAGES, key(plan))?
+        .unwrap_or_else(|| Package::asked(asked.event_id, asked.traceparent, asked.package));
     held.deliveries += 1;
-    if held.verdicts.is_empty() {
-        held.verdicts.extend(ggp::judge(&held.package, mode));
+    if held.verdicts.is_empty() && held.quorum.is_none() {
+        match governance.judge(&held.package, mode) {
+            Judged::Verdict(verdict) => held.verdicts.push(*verdict),
+            Judged::People(quorum) => held.quorum = Some(quorum),
+            Judged::Wait => {}
+        }
     }
     books.put(&PACKAGES, key(plan), &held)?;
     Ok(Pronounced::last_of(&held))
@@ -75,11 +79,14 @@ pub(crate) fn ask(
 pub(crate) fn decide(
     books: &mut Writing<'_>,
     decision: &Decision,
+    governance: &Governance,
 ) -> Result<Option<Result<Pronounced, Objection>>, StoreError> {
     let plan = key(PlanKey::new(decision.plan_id, decision.plan_version));
     let Some(mut held) = books.get(&PACKAGES, plan)? else { return Ok(None) };
     let verdict = match ggp::decide(&held, decision) {
-        Ok(verdict) => verdict,
+        // What was decided before is signed already.
+        Ok(verdict) if verdict.signature.is_some() => verdict,
+        Ok(verdict) => governance.signed(verdict),
         Err(objection) => return Ok(Some(Err(objection))),
     };
     // What is said last is last, so that a request that is delivered again hears it.
@@ -87,6 +94,34 @@ pub(crate) fn decide(
     held.verdicts.push(verdict.clone());
     books.put(&PACKAGES, plan, &held)?;
     Ok(Some(Ok(Pronounced { verdict, traceparent: held.traceparent })))
+}
+
+/// What became of a person's word.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// It was weighed; the verdict, where that was the last that was needed.
+    Counted(Option<Pronounced>),
+    /// GGP was not asked about that plan yet.
+    Unknown,
+}
+
+/// Counts what one person says.
+pub(crate) fn hear(
+    books: &mut Writing<'_>,
+    vote: Vote,
+    as_sent: &Value,
+    governance: &Governance,
+    now: DateTime<Utc>,
+) -> Result<Heard, StoreError> {
+    let plan = key(vote.plan());
+    let Some(mut held) = books.get(&PACKAGES, plan)? else { return Ok(Heard::Unknown) };
+    let counted = held.approvals.contains(&vote);
+    let verdict = governance.hear(&mut held, (vote, as_sent), now);
+    books.put(&PACKAGES, plan, &held)?;
+    // The last that was needed, delivered again, hears the verdict again: the first may not have reached the broker.
+    let again = counted.then(|| held.verdicts.last().cloned()).flatten();
+    let traceparent = held.traceparent;
+    Ok(Heard::Counted(verdict.or(again).map(|verdict| Pronounced { verdict, traceparent })))
 }
 
 /// Counts a request that could not be read.

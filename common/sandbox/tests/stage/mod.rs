@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dat_bus::{Bus, BusConfig, Consumer, Message, Received, RpcClient, RpcError};
 use dat_plan::clock::SystemClock;
-use dat_sandbox::{GgpMode, Sandbox, SandboxConfig};
+use dat_sandbox::{GgpMode, Governance, Sandbox, SandboxConfig};
 use dat_topology::Topology;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,6 +163,7 @@ pub(crate) async fn start(amqp_url: &str, data: Option<PathBuf>, shutdown: Cance
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         data,
         ggp: GgpMode::Approve,
+        governance: Governance::default(),
         cannot_tell: false,
         clock: Arc::new(SystemClock),
         shutdown,

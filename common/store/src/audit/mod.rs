@@ -1,6 +1,7 @@
 //! The audit: does the log hold together, and do rows, ledger and financial events say the same?
 
 mod accounts;
+mod approvals;
 mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,9 +45,9 @@ impl Store {
     /// Follows every chain and compares ledger, accounts and financial events: of all plans and tenants, or of one
     /// plan. Streams and accounts in pages: memory is bounded by the longest plan. An account is proved from its last
     /// snapshot and what changed after it.
-    pub async fn audit(&self, only: Option<PlanKey>, _trust: &Trust) -> Result<AuditReport, StoreError> {
+    pub async fn audit(&self, only: Option<PlanKey>, trust: &Trust) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
-        self.audit_streams(only, &mut report).await?;
+        self.audit_streams(only, trust, &mut report).await?;
         self.audit_accounts(only, &mut report).await?;
         if only.is_none() {
             self.audit_reservations(&mut report).await?;
@@ -62,7 +63,12 @@ impl Store {
         Ok(report)
     }
 
-    async fn audit_streams(&self, only: Option<PlanKey>, report: &mut AuditReport) -> Result<(), StoreError> {
+    async fn audit_streams(
+        &self,
+        only: Option<PlanKey>,
+        trust: &Trust,
+        report: &mut AuditReport,
+    ) -> Result<(), StoreError> {
         let mut after = (Uuid::nil(), -1);
         loop {
             // A page is read as of one moment: the fleet goes on writing.
@@ -109,6 +115,7 @@ impl Store {
                 if !plan.is_control() {
                     compare_money(&mut tx, plan, &mut chain).await?;
                     states::compare(&mut tx, plan, &mut chain).await?;
+                    approvals::compare(&mut tx, plan, &mut chain, &trust.verdicts).await?;
                 }
                 let faults = chain.faults.into_iter().map(|message| AuditFault { plan, message });
                 report.faults.extend(faults);
@@ -205,6 +212,7 @@ struct Chain {
     hash: Vec<u8>,
     amounts: BTreeMap<Money, i64>,
     replay: Replay,
+    approval: approvals::Told,
     faults: Vec<String>,
 }
 
@@ -215,6 +223,7 @@ impl Default for Chain {
             hash: CHAIN_START.to_vec(),
             amounts: BTreeMap::new(),
             replay: Replay::default(),
+            approval: approvals::Told::default(),
             faults: Vec::new(),
         }
     }
@@ -231,6 +240,7 @@ impl Chain {
         }
         self.sequence = event.sequence;
         self.hash = stored.to_vec();
+        self.approval.follow(event);
         let step = event.data.get("step").and_then(serde_json::Value::as_str);
         // A word of another version of DAT is about no state that this one knows.
         if let Ok(kind) = event.kind.parse()

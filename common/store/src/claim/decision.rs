@@ -18,6 +18,7 @@ use super::{
 use crate::error::StoreError;
 use crate::lease::Lease;
 use crate::plan_row::LockedPlan;
+use crate::seal::{SEAL_BROKEN, SealedStep};
 
 /// How long a step that does not fit its plan's budget waits before it asks again.
 const PLAN_BUDGET_WAIT: TimeDelta = TimeDelta::seconds(1);
@@ -27,6 +28,9 @@ const TENANT_BUDGET_WAIT: TimeDelta = TimeDelta::seconds(5);
 
 /// How long a step that control forbids waits.
 const CONTROL_WAIT: TimeDelta = TimeDelta::seconds(1);
+
+/// How long a unit is left alone whose plan's rows are not what was approved.
+const SEAL_WAIT: TimeDelta = TimeDelta::seconds(30);
 
 impl Claim {
     pub(super) fn decide(&mut self, request: &ClaimRequest<'_>) -> Result<(), StoreError> {
@@ -39,6 +43,11 @@ impl Claim {
                 let known = row.wait_reason.clone().filter(|known| waits_for_budget(Some(known)));
                 let reason =
                     known.filter(|_| waits_for_budget(Some(reason))).unwrap_or_else(|| reason.clone());
+                if reason.starts_with(SEAL_BROKEN)
+                    && let Some(plan) = self.plans.get(&unit.plan).cloned()
+                {
+                    self.alarm(&plan, &row, &reason);
+                }
                 self.wait(unit, &row, *until, reason, *rate_slot);
                 Ok(())
             }
@@ -53,7 +62,7 @@ impl Claim {
     }
 
     fn run(&mut self, unit: UnitKey, row: &Row, request: &ClaimRequest<'_>) -> Result<(), StoreError> {
-        let ClaimRequest::Run { hash, max_cost, undo_max_cost, needs, counting, guard, .. } = request else {
+        let ClaimRequest::Run { seal, max_cost, undo_max_cost, needs, counting, guard, .. } = request else {
             return Ok(());
         };
         let Some(plan) = self.plans.get(&unit.plan).cloned() else { return Ok(()) };
@@ -73,15 +82,27 @@ impl Claim {
         if unit.kind == UnitKind::Action {
             // Invariant 1: approved, of exactly the hash that the worker will execute from, now. A plan that is not is
             // the sweeper's to end.
-            let approved = plan.approval.as_ref().is_some_and(|a| a.holds(hash, self.now));
+            let approved = plan.approval.as_ref().is_some_and(|a| a.holds(&seal.hash, self.now));
             if plan.state != PlanState::Executing || !approved || plan.stopped(self.now).is_some() {
                 let reason = plan.stopped(self.now).unwrap_or_else(|| {
-                    format!("the document that the worker holds ({hash}) is not what was approved")
+                    format!("the document that the worker holds ({}) is not what was approved", seal.hash)
                 });
                 self.wait(unit, row, self.now + CONTROL_WAIT, reason, None);
                 return Ok(());
             }
             let (_, account) = self.ledger.plan_account(plan.key)?;
+            let by_row = SealedStep {
+                key: row.step_key.clone(),
+                connector: row.connector.clone(),
+                action: row.action.clone(),
+            };
+            let broken = seal.broken_by(&plan, account);
+            if let Some(why) = broken.or_else(|| seal.step_broken_by(unit.index, &by_row)) {
+                let reason = format!("{SEAL_BROKEN}{why}");
+                self.alarm(&plan, row, &reason);
+                self.wait(unit, row, self.now + SEAL_WAIT, reason, None);
+                return Ok(());
+            }
             let undo = if self.ledger.holds_undo(plan.key, unit.index) { 0 } else { *undo_max_cost };
             let need = max_cost + undo;
             let (operators, spent) = (self.operators.of(&plan.tenant), self.spent(&plan, counting));
@@ -261,6 +282,16 @@ impl Claim {
                     .with("violation", violation.clone())
                     .with("decision", decision.clone()),
             );
+        }
+    }
+
+    /// A broken seal is counted at every look, and told of once for as long as it is the same.
+    fn alarm(&mut self, plan: &LockedPlan, row: &Row, reason: &str) {
+        self.report.broken += 1;
+        tracing::error!(plan = %plan.key, step = row.step_key, reason, "nothing of this plan is claimed");
+        if row.wait_reason.as_deref() != Some(reason) {
+            let event = plan.event(EventKind::SealBroken, self.now).step(&row.step_key, row.attempts);
+            self.events.push(event.because(reason));
         }
     }
 

@@ -14,11 +14,11 @@ mod request;
 mod turns;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dat_plan::event::NewEvent;
-use dat_plan::{PlanKey, UnitKey};
+use dat_plan::{PlanKey, UnitKey, UnitKind};
 use serde_json::Value;
 
 pub use candidate::{Candidate, Due};
@@ -36,6 +36,7 @@ use crate::error::StoreError;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 use crate::runtime;
+use crate::seal;
 
 /// How the reason of every wait for a budget begins: what waits for one is told of once, not at every look.
 pub const BUDGET_WAIT: &str = "budget: ";
@@ -64,12 +65,23 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<ClaimReport>, StoreError> {
         let mut tx = self.begin().await?;
-        let plans = plan_row::lock(&mut tx, requests.iter().map(|r| r.unit().plan), Contended::Skip).await?;
+        let mut plans =
+            plan_row::lock(&mut tx, requests.iter().map(|r| r.unit().plan), Contended::Skip).await?;
         if let Some(era) = era
             && !runtime::holds(&mut tx, era).await?
         {
             return Ok(None);
         }
+        let looked_at = requests.iter().filter_map(|request| match request {
+            ClaimRequest::Run { unit, seal, .. }
+                if unit.kind == UnitKind::Action && seal.digest.is_some() =>
+            {
+                Some(unit.plan)
+            }
+            _ => None,
+        });
+        let looked_at: BTreeSet<PlanKey> = looked_at.filter(|plan| plans.contains_key(plan)).collect();
+        seal::read_digests(&mut tx, &mut plans, &looked_at.into_iter().collect::<Vec<_>>()).await?;
         let mut claim = Claim::read(&mut tx, requests, plans, worker, until, now).await?;
         for request in requests {
             claim.decide(request)?;

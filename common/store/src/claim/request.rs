@@ -1,16 +1,18 @@
 //! What a claim is asked, what its guards see and say, and what it did.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use dat_plan::UnitKey;
 use dat_plan::budget::Account;
 use dat_plan::constraint::SpendPeriod;
-use dat_plan::{PlanHash, UnitKey};
 use serde_json::{Map, Value};
 
 use crate::account::AccountView;
 use crate::constraint_set::SetHead;
 use crate::lease::Lease;
+use crate::seal::Seal;
 
 /// Which results of other steps a claim needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,8 +138,8 @@ pub enum ClaimRequest<'a> {
     Run {
         /// The unit.
         unit: UnitKey,
-        /// The hash of the document that the worker will execute from.
-        hash: PlanHash,
+        /// What was approved, as the worker found it that will execute it.
+        seal: Arc<Seal>,
         /// The most the action may cost (an undo: not asked).
         max_cost: i64,
         /// The most its undo may cost.
@@ -221,6 +223,8 @@ pub struct ClaimReport {
     pub refused: Vec<UnitKey>,
     /// Rules that did not hold, hard and soft.
     pub violations: usize,
+    /// Units of plans whose rows are not what was approved: none of them is claimed.
+    pub broken: usize,
     /// Units that did not fit a budget, for now or for good.
     pub unaffordable: usize,
     /// Not decided, since the caller has not the newest operator sets.

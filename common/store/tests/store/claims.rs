@@ -1,8 +1,9 @@
 //! The claim: nothing forward without a valid approval of exactly this hash, nothing against control, nothing twice.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use dat_plan::signing::KeyRing;
 use dat_plan::{PlanHash, PlanState};
-use dat_store::{ClaimRequest, ControlScope, Counting, Guard, GuardFacts, GuardVerdict, Needed};
+use dat_store::{ClaimRequest, ControlScope, Counting, Guard, GuardFacts, GuardVerdict, Needed, Seal};
 use serde_json::{Value, json};
 use sqlx::Connection;
 
@@ -39,11 +40,13 @@ async fn nothing_is_claimed_after_an_approval_ended() {
         for plan in [&late, &early] {
             db.register(plan, at(0)).await;
             let until = plan.verdict("d1", "approved", &json!({"expires_at": at(60)}));
-            db.store.bind_verdicts(&[until], at(0)).await.unwrap();
+            db.store.bind_verdicts(&[until], &KeyRing::default(), at(0)).await.unwrap();
             db.store.admit(&[plan.admission()], at(0)).await.unwrap();
         }
         not_claimed(&db, &late, at(60)).await;
-        db.take(&early, early.unit(0), at(59)).await;
+        let sealed = Seal { expires_at: Some(at(60)), ..early.seal() };
+        let in_time = db.claim(&[early.run_sealed(early.unit(0), sealed)], at(59)).await;
+        assert_eq!(in_time.claimed.len(), 1, "{in_time:?}");
     })
     .await;
 }
@@ -57,7 +60,10 @@ async fn nothing_is_claimed_after_a_revocation() {
         sqlx::query("UPDATE execution_plan SET revoked_at = $1").bind(at(1)).execute(&db.sql).await.unwrap();
         not_claimed(&db, &plan, at(2)).await;
         sqlx::query("UPDATE execution_plan SET revoked_at = NULL").execute(&db.sql).await.unwrap();
-        db.store.bind_verdicts(&[plan.verdict("r", "revoked", &json!({}))], at(3)).await.unwrap();
+        db.store
+            .bind_verdicts(&[plan.verdict("r", "revoked", &json!({}))], &KeyRing::default(), at(3))
+            .await
+            .unwrap();
         not_claimed(&db, &plan, at(9)).await;
         assert_eq!(db.state(plan.unit(0)).await, "skipped");
     })
@@ -199,7 +205,7 @@ async fn guards_see_results_and_account_and_their_decision_is_logged() {
         db.go(&plan, plan.unit(0), finding, at(1)).await;
         let request = |needs| ClaimRequest::Run {
             unit: plan.unit(1),
-            hash: plan.hash.clone(),
+            seal: std::sync::Arc::new(plan.seal()),
             max_cost: 10,
             undo_max_cost: 0,
             needs,
@@ -224,13 +230,13 @@ async fn a_guard_that_denies_refuses_the_step_for_good() {
     with(async |db| {
         let plan = plan("acme", 100, vec![step("a", &[], 10, 0)]);
         db.start(&plan, at(0)).await;
-        let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, counting, .. } =
+        let ClaimRequest::Run { unit, seal, max_cost, undo_max_cost, needs, counting, .. } =
             plan.run(plan.unit(0))
         else {
             panic!("a plan's units are run");
         };
         let guard: Option<&dyn Guard> = Some(&WantsResult);
-        let request = ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, counting, guard };
+        let request = ClaimRequest::Run { unit, seal, max_cost, undo_max_cost, needs, counting, guard };
         let report = db.claim(&[request], at(1)).await;
         assert_eq!(report.refused, [unit]);
         assert_eq!(db.state(unit).await, "failed");

@@ -88,11 +88,11 @@ impl Guard for Knows {
 }
 
 fn guarded<'a>(plan: &Plan, index: usize, counting: Counting, guard: &'a dyn Guard) -> ClaimRequest<'a> {
-    let ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, .. } = plan.run(plan.unit(index))
+    let ClaimRequest::Run { unit, seal, max_cost, undo_max_cost, needs, .. } = plan.run(plan.unit(index))
     else {
         panic!("a plan's units are run");
     };
-    ClaimRequest::Run { unit, hash, max_cost, undo_max_cost, needs, counting, guard: Some(guard) }
+    ClaimRequest::Run { unit, seal, max_cost, undo_max_cost, needs, counting, guard: Some(guard) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,11 @@ use std::future::Future;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::clock::{Entropy, SeededEntropy};
-use dat_plan::signing::Trust;
+use dat_plan::signing::{KeyRing, Trust};
 use dat_plan::{PlanHash, UnitKey};
 use dat_store::{
-    Admitted, Bound, ClaimReport, ClaimRequest, Claimed, Finding, Registered, SettleReport, Settled, Store,
+    Admitted, Bound, ClaimReport, ClaimRequest, Claimed, Finding, Registered, Seal, SettleReport, Settled,
+    Store,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
@@ -91,7 +92,7 @@ impl Db {
     /// Registers and approves a plan.
     pub(crate) async fn approve(&self, plan: &Plan, now: DateTime<Utc>) {
         self.register(plan, now).await;
-        let bound = self.store.bind_verdicts(&[plan.approval("d1")], now).await.unwrap();
+        let bound = self.store.bind_verdicts(&[plan.approval("d1")], &KeyRing::default(), now).await.unwrap();
         assert_eq!(bound, [Bound::Bound]);
     }
 
@@ -147,11 +148,7 @@ impl Db {
         as_hash: PlanHash,
         now: DateTime<Utc>,
     ) -> ClaimReport {
-        let ClaimRequest::Run { max_cost, undo_max_cost, needs, counting, guard, .. } = plan.run(unit) else {
-            panic!("a plan's units are run");
-        };
-        let request =
-            ClaimRequest::Run { unit, hash: as_hash, max_cost, undo_max_cost, needs, counting, guard };
+        let request = plan.run_sealed(unit, Seal { hash: as_hash, ..plan.seal() });
         self.claim(&[request], now).await
     }
 

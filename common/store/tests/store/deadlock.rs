@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use dat_plan::clock::{Entropy, SeededEntropy};
+use dat_plan::signing::KeyRing;
 use dat_store::{ControlScope, Lease, Registration, Settlement, TenantLimit};
 
 use crate::database::{Db, at, with};
@@ -53,7 +54,7 @@ async fn governance(db: Db, plans: Vec<Plan>, seed: u64) {
     for _ in 0..ROUNDS {
         let verdicts: Vec<_> =
             shuffled(&dice, plans.clone()).iter().map(|plan| plan.approval("d1")).collect();
-        db.store.bind_verdicts(&verdicts, at(1)).await.unwrap();
+        db.store.bind_verdicts(&verdicts, &KeyRing::default(), at(1)).await.unwrap();
         let again: Vec<Registration> =
             shuffled(&dice, plans.clone()).iter().map(Plan::registration).collect();
         db.store.register(&again, at(1)).await.unwrap();

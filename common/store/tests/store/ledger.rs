@@ -262,7 +262,7 @@ async fn what_a_plans_own_rollback_list_costs_is_its_tenants_too() {
             .into_iter()
             .map(|candidate| dat_store::ClaimRequest::Run {
                 unit: candidate.unit,
-                hash: plan.hash.clone(),
+                seal: std::sync::Arc::new(plan.seal()),
                 max_cost: 0,
                 undo_max_cost: 0,
                 needs: dat_store::Needed::All,

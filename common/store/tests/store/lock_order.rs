@@ -1,6 +1,7 @@
 //! The one order of locks, by looking: a transaction that waits for the first row of its kind holds none after it.
 
 use chrono::TimeDelta;
+use dat_plan::signing::KeyRing;
 use dat_store::{ClaimedStream, Lease, Store};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -136,7 +137,7 @@ impl Act {
             Self::Expire => store.expire_leases(10, at(61)).await.map(drop),
             Self::Bind => {
                 let verdicts = backwards.map(|plan| plan.verdict("r1", "revoked", &json!({})));
-                store.bind_verdicts(&verdicts, at(2)).await.map(drop)
+                store.bind_verdicts(&verdicts, &KeyRing::default(), at(2)).await.map(drop)
             }
             Self::Admit => store.admit(&backwards.map(Plan::admission), at(2)).await.map(drop),
             Self::StopOverdue => store.stop_overdue(&backwards.map(Plan::key), at(900)).await.map(drop),

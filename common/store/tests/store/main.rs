@@ -23,6 +23,7 @@ mod registry;
 mod relay;
 mod resolve;
 mod rollback;
+mod seals;
 mod transitions;
 mod two_person;
 mod verdicts;

@@ -1,6 +1,7 @@
 //! Plans, and what a producer, governance, the orchestrator and a worker would make of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use dat_plan::approval::Readiness;
 use dat_plan::check::CheckedVerdict;
@@ -8,8 +9,8 @@ use dat_plan::clock::{Entropy, SeededEntropy};
 use dat_plan::graph::Graph;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
 use dat_store::{
-    Admission, ClaimRequest, Counting, Finding, Lease, Needed, NewUndo, RanStep, Registration, Settlement,
-    StagedStep,
+    Admission, ClaimRequest, Counting, Finding, Lease, Needed, NewUndo, RanStep, Registration, Seal, SealedStep,
+    Settlement, StagedStep,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -154,12 +155,34 @@ impl Plan {
         }
     }
 
+    /// What the approval `d1` sealed, if it was no tighter than the plan.
+    pub(crate) fn seal(&self) -> Seal {
+        Seal {
+            hash: self.hash.clone(),
+            decision_id: "d1".to_owned(),
+            expires_at: None,
+            approved_amount: None,
+            limit: self.document.budget.amount,
+            steps: SealedStep::all(&self.document),
+            digest: None,
+        }
+    }
+
+    /// The request to run a unit of a plan that was approved otherwise.
+    pub(crate) fn run_sealed(&self, unit: UnitKey, sealed: Seal) -> ClaimRequest<'static> {
+        let mut request = self.run(unit);
+        if let ClaimRequest::Run { seal, .. } = &mut request {
+            *seal = Arc::new(sealed);
+        }
+        request
+    }
+
     /// The request to run a unit.
     pub(crate) fn run(&self, unit: UnitKey) -> ClaimRequest<'static> {
         let step = &self.document.steps[usize::try_from(unit.index).unwrap()];
         ClaimRequest::Run {
             unit,
-            hash: self.hash.clone(),
+            seal: Arc::new(self.seal()),
             max_cost: step.max_cost,
             undo_max_cost: step.undo_max_cost(),
             needs: Needed::All,

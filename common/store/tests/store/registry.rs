@@ -92,3 +92,31 @@ async fn of_concurrent_registrations_exactly_one_is_new() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_version_supersedes_is_recorded_however_versions_come() {
+    with(async |db| {
+        let version = |plan: &Plan, n: i32| plan.with(json!({"plan_version": n}));
+        let plan = plan("acme", 100, vec![step("a", &[], 1, 0)]);
+        db.register(&plan, at(0)).await;
+        // Two at once in one batch, and one that comes late.
+        let batch = [version(&plan, 5).registration(), version(&plan, 3).registration()];
+        db.store.register(&batch, at(1)).await.unwrap();
+        db.store.register(&[version(&plan, 4).registration()], at(2)).await.unwrap();
+        let recorded: Vec<(i32, Option<i32>)> =
+            sqlx::query_as("SELECT plan_version, supersedes FROM execution_plan ORDER BY plan_version")
+                .fetch_all(&db.sql)
+                .await
+                .unwrap();
+        assert_eq!(recorded, [(1, None), (3, Some(1)), (4, Some(3)), (5, Some(3))]);
+        let told = "SELECT count(*) FROM execution_plan p JOIN execution_event e USING (plan_id, plan_version)
+                    WHERE e.kind = 'plan.draft' AND (e.data->>'supersedes')::integer IS NOT DISTINCT FROM p.supersedes";
+        assert_eq!(db.number(told).await, 4);
+        // Registered again it is the same plan, and says the same.
+        let again = db.store.register(&[version(&plan, 4).registration()], at(3)).await.unwrap();
+        assert_eq!(again, [Registered::Same]);
+        let view = db.store.plan(version(&plan, 3).key()).await.unwrap().unwrap();
+        assert_eq!((view.supersedes, view.superseded_by), (Some(1), vec![4, 5]));
+    })
+    .await;
+}

@@ -2,6 +2,7 @@
 
 use dat_plan::PlanState;
 use dat_plan::check::CheckedVerdict;
+use dat_plan::signing::KeyRing;
 use dat_store::{Bound, Conflict};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ fn simple() -> Plan {
 }
 
 async fn bind(db: &Db, verdict: CheckedVerdict) -> Bound {
-    db.store.bind_verdicts(&[verdict], at(1)).await.unwrap().remove(0)
+    db.store.bind_verdicts(&[verdict], &KeyRing::default(), at(1)).await.unwrap().remove(0)
 }
 
 /// The verdict is parked, and nothing is written.
@@ -54,7 +55,9 @@ async fn of_concurrent_verdicts_one_binds() {
         let verdicts = (0..6).map(|n| {
             let outcome = if n % 2 == 0 { "approved" } else { "rejected" };
             let (store, verdict) = (db.store.clone(), plan.verdict(&format!("d{n}"), outcome, &json!({})));
-            tokio::spawn(async move { store.bind_verdicts(&[verdict], at(1)).await.unwrap().remove(0) })
+            tokio::spawn(async move {
+                store.bind_verdicts(&[verdict], &KeyRing::default(), at(1)).await.unwrap().remove(0)
+            })
         });
         let mut bound = 0;
         for verdict in verdicts.collect::<Vec<_>>() {
@@ -95,7 +98,7 @@ async fn a_repeat_changes_nothing() {
         let plan = simple();
         db.register(&plan, at(0)).await;
         let batch = [plan.approval("d1"), plan.approval("d1")];
-        let said = db.store.bind_verdicts(&batch, at(1)).await.unwrap();
+        let said = db.store.bind_verdicts(&batch, &KeyRing::default(), at(1)).await.unwrap();
         assert_eq!(said, [Bound::Bound, Bound::Repeat]);
         let before = db.dump().await;
         assert_eq!(bind(&db, plan.approval("d1")).await, Bound::Repeat);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{ArgGroup, Args};
 use dat_plan::amount::MAX;
+use dat_plan::signing::KeyRing;
 use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use dat_store::{
     ControlScope, NotResolved, PlanView, Resolution, Resolve as Order, Resolved, StepView, Store,
@@ -117,8 +118,9 @@ impl Resolve {
     async fn orders(&self, store: &Store, plan: PlanKey) -> Result<Vec<Order>, Failure> {
         let view = store.plan(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
         let units = self.units(&view)?;
-        let prepared =
-            Documents::new().get(store, [plan]).await?.remove(&plan).ok_or_else(|| unreadable(plan))?;
+        // Nothing is executed by it: whether the verdict was signed does not matter here.
+        let mut documents = Documents::new(KeyRing::default()).get(store, [plan]).await?.plans;
+        let prepared = documents.remove(&plan).ok_or_else(|| unreadable(plan))?;
         let mut orders = Vec::with_capacity(units.len());
         for unit in units {
             let (index, attempt) = (unit.index, unit.attempts);

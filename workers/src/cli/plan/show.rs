@@ -69,6 +69,12 @@ fn summary(view: &PlanView, now: DateTime<Utc>) -> Result<(), Failure> {
     }
     output::line(format_args!("hash      {}", view.plan_hash))?;
     output::line(format_args!("approval  {}", approval(view)))?;
+    if let Some(earlier) = view.supersedes {
+        output::line(format_args!("version   supersedes version {earlier}"))?;
+    }
+    for later in &view.superseded_by {
+        output::line(format_args!("version   superseded by version {later}"))?;
+    }
     output::line(format_args!(
         "budget    {} {currency} spent, {} reserved, {} left of {}",
         plan.spent,

@@ -53,6 +53,8 @@ fn view(state: PlanState, steps: Vec<StepView>) -> PlanView {
         plan_hash: String::new(),
         approval_decision: None,
         approval_expires_at: None,
+        supersedes: None,
+        superseded_by: Vec::new(),
         registered_at: now(),
         steps,
         attempts: Vec::new(),
