@@ -290,12 +290,12 @@ async fn rules_approve_reject_or_ask_people_who_count_once_each() {
         "rules.toml",
         r#"
 [[rule]]
-when = "package.cost.with_undos <= 20"
+when = "request.cost.with_undos <= 20"
 then = "approve"
 reason = "small"
 
 [[rule]]
-when = "package.rollback_coverage.uncovered > 0"
+when = "request.rollback_coverage.uncovered > 0"
 then = "reject"
 reason = "no way back"
 

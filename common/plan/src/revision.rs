@@ -219,10 +219,19 @@ fn compare(
 fn bounded(value: &Value) -> Value {
     let bytes = value.to_string().len();
     if bytes <= VALUE_BYTES {
-        return value.clone();
+        return whole(value);
     }
     let hash = PlanHash::of(value).map_or_else(|fault| fault.to_string(), |hash| hash.0);
     json!({"sha256": hash.trim_start_matches("sha256:"), "bytes": bytes})
+}
+
+/// A bound that is read as a fraction is shown as it was most likely written.
+fn whole(value: &Value) -> Value {
+    let number = value.as_f64().filter(|number| value.is_f64() && number.fract() == 0.0);
+    match number.map(|number| format!("{number:.0}").parse::<i64>()) {
+        Some(Ok(whole)) => json!(whole),
+        _ => value.clone(),
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn where_there_are_rules_a_label_of_the_plan_has_no_say() {
-        let governance = governance(&json!([{"when": "package.tenant == 'acme'", "then": "reject"}]));
+        let governance = governance(&json!([{"when": "request.tenant == 'acme'", "then": "reject"}]));
         let Judged::Verdict(verdict) = governance.judge(&package(), GgpMode::Approve) else {
             panic!("it is judged")
         };

@@ -1,14 +1,15 @@
 //! Approvers' rules: what the sandbox GGP says of a package, without anybody or by how many.
 //!
-//! A file of rules, TOML or JSON. The first whose condition, a CEL expression over `package`, is true decides:
+//! A file of rules, TOML or JSON. The first whose condition is true decides: a CEL expression over `request`, which is the
+//! approval package (`package` is a reserved word of CEL).
 //!
 //! ```toml
 //! [[rule]]
-//! when = "package.cost.with_undos <= 10000 && package.rollback_coverage.uncovered == 0"
+//! when = "request.cost.with_undos <= 10000 && request.rollback_coverage.uncovered == 0"
 //! then = "approve"
 //!
 //! [[rule]]
-//! when = "package.tenant == 'test'"
+//! when = "request.tenant == 'test'"
 //! then = "reject"
 //! reason = "not for real"
 //!
@@ -19,7 +20,7 @@
 //! ```
 //!
 //! No rule, no approval: what none is about is rejected. So is what one cannot be evaluated for: a condition that was
-//! passed over might have been the one that says no. A field that may be absent is asked for by `has(package.submitter)`.
+//! passed over might have been the one that says no. A field that may be absent is asked for by `has(request.submitter)`.
 //!
 //! **Owns** these rules. **May be called** by the sandbox GGP. **Must never** be what DAT decides by: DAT never approves.
 
@@ -52,7 +53,7 @@ pub struct RuleBook {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSetting {
-    /// A CEL expression over `package`.
+    /// A CEL expression over `request`.
     pub when: String,
     /// What then.
     pub then: Then,
@@ -140,7 +141,7 @@ impl Rules {
             Err(error) => return Ruling::Reject(format!("the package cannot be judged: {error}")),
         };
         let mut context = Context::with_env(Arc::clone(&self.environment));
-        context.add_variable_from_value("package", package);
+        context.add_variable_from_value("request", package);
         for (place, (expression, rule)) in self.rules.iter().enumerate() {
             let place = place + 1;
             match Value::resolve(expression, &context) {
@@ -212,8 +213,8 @@ mod tests {
     fn the_first_rule_that_matches_decides() {
         let people = json!({"when": "true", "then": "people", "quorum": 2});
         let cheap =
-            |most: i64| json!({"when": format!("package.cost.with_undos <= {most}"), "then": "approve"});
-        let no = json!({"when": "package.plan.labels.risk == '3' && package.plan.steps.exists(s, s.max_cost > 6)",
+            |most: i64| json!({"when": format!("request.cost.with_undos <= {most}"), "then": "approve"});
+        let no = json!({"when": "request.plan.labels.risk == '3' && request.plan.steps.exists(s, s.max_cost > 6)",
                         "then": "reject", "reason": "too much"});
         assert_eq!(ruling(&json!([cheap(9), no, people])), Ruling::Approve(None));
         assert_eq!(ruling(&json!([cheap(8), no, people])), Ruling::Reject("too much".to_owned()));
@@ -229,12 +230,12 @@ mod tests {
             why
         };
         assert!(
-            fails("package.submitter == 'eve'").contains("cannot be evaluated"),
+            fails("request.submitter == 'eve'").contains("cannot be evaluated"),
             "a field that is absent"
         );
         assert!(fails("nobody.knows").contains("cannot be evaluated"));
-        assert!(fails("package.tenant").contains("neither true nor false"));
-        let asked = json!([{"when": "has(package.submitter)", "then": "reject"}, {"when": "true", "then": "approve"}]);
+        assert!(fails("request.tenant").contains("neither true nor false"));
+        let asked = json!([{"when": "has(request.submitter)", "then": "reject"}, {"when": "true", "then": "approve"}]);
         assert_eq!(ruling(&asked), Ruling::Approve(None));
         let none = json!([{"when": "false", "then": "approve"}]);
         assert_eq!(ruling(&none), Ruling::Reject("no rule is about it".to_owned()));

@@ -9,8 +9,8 @@ use dat_plan::clock::{Entropy, SeededEntropy};
 use dat_plan::graph::Graph;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
 use dat_store::{
-    Admission, ClaimRequest, Counting, Finding, Lease, Needed, NewUndo, RanStep, Registration, Seal, SealedStep,
-    Settlement, StagedStep,
+    Admission, ClaimRequest, Counting, Finding, Lease, Needed, NewUndo, RanStep, Registration, Seal,
+    SealedStep, Settlement, StagedStep,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -19,6 +19,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) document: PlanDocument,
+    sealed: Arc<[SealedStep]>,
     pub(crate) value: Value,
     pub(crate) hash: PlanHash,
     graph: Graph,
@@ -66,7 +67,8 @@ impl Plan {
     pub(crate) fn of(value: Value) -> Self {
         let document: PlanDocument = serde_json::from_value(value.clone()).unwrap();
         let graph = Graph::of(&document).unwrap();
-        Self { hash: PlanHash::of(&value).unwrap(), graph, document, value }
+        let sealed = SealedStep::all(&document);
+        Self { hash: PlanHash::of(&value).unwrap(), sealed, graph, document, value }
     }
 
     /// The same plan with fields changed.
@@ -163,7 +165,7 @@ impl Plan {
             expires_at: None,
             approved_amount: None,
             limit: self.document.budget.amount,
-            steps: SealedStep::all(&self.document),
+            steps: Arc::clone(&self.sealed),
             digest: None,
         }
     }
