@@ -6,7 +6,8 @@ use dat_plan::approval::Outcome;
 use dat_plan::signing::{KeyRing, SigningKey, Trust};
 use dat_plan::{PlanKey, PlanState};
 use dat_tests::{
-    Announcement, Fleet, FleetOptions, PlanDraft, SandboxClient, StepDraft, Submission, eventually, random_id,
+    Announcement, Fleet, FleetOptions, PlanDraft, SandboxClient, StepDraft, Submission, eventually, named_id,
+    random_id,
 };
 use dat_topology::{Exchange, Stage, key};
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ fn signing(id: &str) -> SigningKey {
 }
 
 fn seed(id: &str) -> String {
-    format!("{:0>64}", id.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
+    let named = named_id(id).simple().to_string();
+    format!("{named:0>64}")
 }
 
 /// A folder for what processes are started with.

@@ -28,7 +28,7 @@ use crate::references;
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Up to so many bytes of a stored document every claim looks whether they changed.
-const LOOKED_AT_ALWAYS: usize = 64 * 1024;
+const LOOKED_AT_ALWAYS: usize = 16 * 1024;
 /// Of a larger one, a worker's claims look at so many bytes a second at most.
 const LOOKED_AT_A_SECOND: usize = 1024 * 1024;
 

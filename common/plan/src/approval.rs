@@ -228,3 +228,62 @@ impl Verdict {
         PlanKey::new(self.plan_id, self.plan_version)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::limits;
+
+    /// A plan of as many steps as may be, each with much to show, in a body as large as may be.
+    fn largest(version: i32, word: &str) -> (Value, PlanDocument) {
+        let steps: Vec<Value> = (0..limits::STEPS)
+            .map(|n| {
+                json!({"key": format!("{word}{n:0>60}"), "connector": "mux", "action": format!("{word}.{n:0>60}"),
+                       "parameters": {word: "x".repeat(60)}, "compensation": {"action": format!("undo.{n:0>60}")}})
+            })
+            .collect();
+        let plan = json!({
+            "plan_id": Uuid::max(), "plan_version": version, "tenant": "acme", "name": word,
+            "budget": {"amount": 1, "currency": "usd"}, "steps": steps,
+        });
+        let bytes = plan.to_string().len();
+        assert!((limits::BODY_BYTES * 3 / 4..limits::BODY_BYTES).contains(&bytes), "{bytes} bytes");
+        let document = serde_json::from_value(plan.clone()).expect("a plan");
+        (plan, document)
+    }
+
+    /// RabbitMQ 4 takes 16 MiB by default.
+    #[test]
+    fn the_largest_package_is_taken_by_a_broker_as_it_comes() {
+        let ((earlier, _), (plan, document)) = (largest(1, "a"), largest(2, "b"));
+        let rules: Vec<Value> = (0..limits::CONSTRAINTS)
+            .map(|n| json!({"id": n.to_string(), "kind": "predicate", "require": "x".repeat(limits::PREDICATE_BYTES)}))
+            .collect();
+        let set = |scope: &str| ShownSet {
+            head: ShownHead { scope: scope.to_owned(), subject: None, version: 1, hash: String::new() },
+            document: json!({"format": 1, "constraints": rules}),
+        };
+        let hash = PlanHash::of(&earlier).expect("a hash");
+        let facts = PackageFacts {
+            constraint_sets: vec![set("fleet"), set("tenant")],
+            budgets: Vec::new(),
+            approved: Some((hash.clone(), earlier.to_string().into_bytes())),
+        };
+        let Value::Object(mut package) = json!({
+            "plan": plan, "rollback_coverage": Coverage::of(&document), "cost": document.cost_range(),
+        }) else {
+            panic!("an object was written")
+        };
+        facts.complete(&mut package, &document).expect("it has a canonical form");
+        let bytes = json!(package).to_string().len();
+        assert!(bytes < 12 * 1024 * 1024, "{bytes} bytes");
+        assert_eq!(package["changes"]["since_hash"], json!(hash));
+        assert!(package["changes"]["more"].as_u64() > Some(10_000), "what is not spelt out is counted");
+    }
+
+    #[test]
+    fn the_hash_of_no_sets_is_what_an_older_worker_names() {
+        let none = PackageFacts::default().constraint_set_hash().expect("it has a canonical form");
+        assert_eq!(none, PlanHash::of_canonical(b"[]"));
+    }
+}

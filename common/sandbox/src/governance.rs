@@ -145,11 +145,8 @@ mod tests {
     use super::*;
 
     fn key(id: &str) -> SigningKey {
-        SigningKey::from_seed(
-            id,
-            &format!("{:0>64}", Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()).simple()),
-        )
-        .expect("a seed")
+        let named = Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()).simple().to_string();
+        SigningKey::from_seed(id, &format!("{named:0>64}")).expect("a seed")
     }
 
     fn governance(rules: &Value) -> Governance {

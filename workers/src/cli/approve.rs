@@ -36,6 +36,7 @@ Examples:
   dat approve PLAN --approver ann --to-ggp
   dat approve PLAN --reject --approver ann --reason 'margin too thin'
   dat approve PLAN --revoke --approver ann --reason 'recalled' --yes")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command")]
 pub(crate) struct Approve {
     #[command(flatten)]
     plan: PlanArg,

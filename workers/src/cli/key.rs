@@ -31,7 +31,7 @@ Examples:
   dat key new ggp-2027 --seed ggp.seed
   dat key new ann/2027 --seed ann.seed --for approver")]
 pub(crate) struct New {
-    /// What signatures will say as key_id
+    /// What signatures will name it by
     #[arg(value_name = "KEY_ID", value_parser = NonEmptyStringValueParser::new())]
     key_id: String,
     /// Where the seed is written

@@ -96,32 +96,25 @@ pub(crate) fn decide(
     Ok(Some(Ok(Pronounced { verdict, traceparent: held.traceparent })))
 }
 
-/// What became of a person's word.
-#[derive(Debug)]
-pub(crate) enum Heard {
-    /// It was weighed; the verdict, where that was the last that was needed.
-    Counted(Option<Pronounced>),
-    /// GGP was not asked about that plan yet.
-    Unknown,
-}
-
-/// Counts what one person says.
+/// Counts what one person says: the verdict, where that was the last word that was needed; `None` where GGP was not asked
+/// about that plan yet.
 pub(crate) fn hear(
     books: &mut Writing<'_>,
     vote: Vote,
     as_sent: &Value,
     governance: &Governance,
     now: DateTime<Utc>,
-) -> Result<Heard, StoreError> {
+) -> Result<Option<Vec<Pronounced>>, StoreError> {
     let plan = key(vote.plan());
-    let Some(mut held) = books.get(&PACKAGES, plan)? else { return Ok(Heard::Unknown) };
+    let Some(mut held) = books.get(&PACKAGES, plan)? else { return Ok(None) };
     let counted = held.approvals.contains(&vote);
     let verdict = governance.hear(&mut held, (vote, as_sent), now);
     books.put(&PACKAGES, plan, &held)?;
     // The last that was needed, delivered again, hears the verdict again: the first may not have reached the broker.
     let again = counted.then(|| held.verdicts.last().cloned()).flatten();
     let traceparent = held.traceparent;
-    Ok(Heard::Counted(verdict.or(again).map(|verdict| Pronounced { verdict, traceparent })))
+    let verdict = verdict.or(again).map(|verdict| Pronounced { verdict, traceparent });
+    Ok(Some(verdict.into_iter().collect()))
 }
 
 /// Counts a request that could not be read.
