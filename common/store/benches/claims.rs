@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use dat_plan::signing::KeyRing;
-use dat_store::{ClaimRequest, TenantLimit};
+use dat_store::{ClaimRequest, Seal, TenantLimit};
 use tokio::runtime::Runtime;
 
 use database::{Db, at};
@@ -47,9 +47,16 @@ async fn claims(iterations: u64, batch: usize, tenant_accounts: bool) -> Duratio
         let mut took = Duration::ZERO;
         for _ in 0..iterations {
             let plans = ready(&db, batch).await;
+            // As a worker claims: it looks whether what is stored is what it read.
+            let keys: Vec<_> = plans.iter().map(Plan::key).collect();
+            let stored = db.store.sealed(&keys).await.expect("what is stored");
+            let digest = |plan: &Plan| stored.iter().find(|s| s.plan == plan.key())?.digest.clone();
             let requests: Vec<ClaimRequest<'_>> = plans
                 .iter()
-                .flat_map(|plan| (0..batch.min(STEPS)).map(|index| plan.run(plan.unit(index))))
+                .flat_map(|plan| {
+                    let seal = Seal { digest: digest(plan), ..plan.seal() };
+                    (0..batch.min(STEPS)).map(move |index| plan.run_sealed(plan.unit(index), seal.clone()))
+                })
                 .collect();
             let began = Instant::now();
             let report = db.claim(&requests, at(1)).await;
