@@ -141,6 +141,17 @@ pub(crate) async fn lock(
     keys: impl IntoIterator<Item = PlanKey>,
     contended: Contended,
 ) -> Result<BTreeMap<PlanKey, LockedPlan>, StoreError> {
+    lock_and_look(conn, keys, contended, &BTreeSet::new()).await
+}
+
+/// As [`lock`]; of these plans it reads besides what the stored bytes of document and approving verdict hash to: whether
+/// they are what a worker read.
+pub(crate) async fn lock_and_look(
+    conn: &mut PgConnection,
+    keys: impl IntoIterator<Item = PlanKey>,
+    contended: Contended,
+    looked_at: &BTreeSet<PlanKey>,
+) -> Result<BTreeMap<PlanKey, LockedPlan>, StoreError> {
     let keys: BTreeSet<PlanKey> = keys.into_iter().filter(|key| !key.is_control()).collect();
     if keys.is_empty() {
         return Ok(BTreeMap::new());
@@ -176,17 +187,25 @@ pub(crate) async fn lock(
         .map(|row| (row.plan_id, row.plan_version))
         .collect(),
     };
+    let looks: Vec<bool> =
+        locked.iter().map(|(id, version)| looked_at.contains(&PlanKey::new(*id, *version))).collect();
     let (ids, versions): (Vec<Uuid>, Vec<i32>) = locked.into_iter().unzip();
     let rows = sqlx::query!(
         "SELECT p.plan_id, p.plan_version, p.tenant, p.currency, p.state, p.plan_hash, p.budget_amount,
                 p.approved_amount, p.deadline, p.approval_decision, p.approval_hash, p.approval_expires_at,
                 p.revoked_at, p.traceparent, p.registered_at, p.started_at, p.steps_total, p.steps_done,
                 p.undos_open, p.undo_begun, p.wake_at, p.wait_reason, p.end_reason, p.state_since, p.ended_at,
-                p.mode
+                p.mode,
+                CASE WHEN k.look THEN
+                    (SELECT sha256(p.document || convert_to(v.verdict::text, 'UTF8')) FROM plan_verdict v
+                     WHERE v.plan_id = p.plan_id AND v.plan_version = p.plan_version AND v.outcome = 'approved')
+                END AS digest
          FROM execution_plan p
-         JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)",
+         JOIN UNNEST($1::uuid[], $2::integer[], $3::boolean[]) AS k (plan_id, plan_version, look)
+           USING (plan_id, plan_version)",
         &ids,
-        &versions
+        &versions,
+        &looks
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -224,7 +243,7 @@ pub(crate) async fn lock(
                 state_since: row.state_since,
                 ended_at: row.ended_at,
                 revoked_at: row.revoked_at,
-                digest: None,
+                digest: row.digest,
             };
             Ok((key, plan))
         })

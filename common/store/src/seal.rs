@@ -5,7 +5,6 @@
 //! **May be called** by workers that prepare a plan, and by the claim. **Must never** say that a seal stands: whether a
 //! document hashes to what its verdict names, and whether that is signed, is found by whoever executes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
@@ -13,7 +12,6 @@ use dat_plan::budget::Account;
 use dat_plan::event::EventKind;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, PlanState};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::error::StoreError;
 use crate::event_log;
@@ -195,34 +193,4 @@ impl Store {
         dat_fault::around("sweep.hold", tx.commit()).await?;
         Ok(())
     }
-}
-
-/// Reads what the stored bytes of document and approving verdict hash to, of locked plans: that they did not change since
-/// a worker read them.
-pub(crate) async fn read_digests(
-    conn: &mut PgConnection,
-    plans: &mut BTreeMap<PlanKey, LockedPlan>,
-    of: &[PlanKey],
-) -> Result<(), StoreError> {
-    if of.is_empty() {
-        return Ok(());
-    }
-    let rows = sqlx::query!(
-        "SELECT p.plan_id, p.plan_version,
-                sha256(p.document || convert_to(v.verdict::text, 'UTF8')) AS digest
-         FROM execution_plan p
-         JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
-         JOIN plan_verdict v ON v.plan_id = p.plan_id AND v.plan_version = p.plan_version
-          AND v.outcome = 'approved'",
-        &of.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
-        &of.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
-    )
-    .fetch_all(conn)
-    .await?;
-    for row in rows {
-        if let Some(plan) = plans.get_mut(&PlanKey::new(row.plan_id, row.plan_version)) {
-            plan.digest = row.digest;
-        }
-    }
-    Ok(())
 }

@@ -36,7 +36,6 @@ use crate::error::StoreError;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 use crate::runtime;
-use crate::seal;
 
 /// How the reason of every wait for a budget begins: what waits for one is told of once, not at every look.
 pub const BUDGET_WAIT: &str = "budget: ";
@@ -65,13 +64,6 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<ClaimReport>, StoreError> {
         let mut tx = self.begin().await?;
-        let mut plans =
-            plan_row::lock(&mut tx, requests.iter().map(|r| r.unit().plan), Contended::Skip).await?;
-        if let Some(era) = era
-            && !runtime::holds(&mut tx, era).await?
-        {
-            return Ok(None);
-        }
         let looked_at = requests.iter().filter_map(|request| match request {
             ClaimRequest::Run { unit, seal, .. }
                 if unit.kind == UnitKind::Action && seal.digest.is_some() =>
@@ -80,8 +72,14 @@ impl Store {
             }
             _ => None,
         });
-        let looked_at: BTreeSet<PlanKey> = looked_at.filter(|plan| plans.contains_key(plan)).collect();
-        seal::read_digests(&mut tx, &mut plans, &looked_at.into_iter().collect::<Vec<_>>()).await?;
+        let looked_at: BTreeSet<PlanKey> = looked_at.collect();
+        let wanted = requests.iter().map(|request| request.unit().plan);
+        let plans = plan_row::lock_and_look(&mut tx, wanted, Contended::Skip, &looked_at).await?;
+        if let Some(era) = era
+            && !runtime::holds(&mut tx, era).await?
+        {
+            return Ok(None);
+        }
         let mut claim = Claim::read(&mut tx, requests, plans, worker, until, now).await?;
         for request in requests {
             claim.decide(request)?;
