@@ -11,6 +11,7 @@ use crate::patience::within;
 use crate::process::{self, Process};
 use crate::producer::Producer;
 use crate::realm::Realm;
+use crate::stack::Stack;
 use crate::world::SandboxClient;
 
 /// Settings that make what waits for time wait little, and leave connections for other tests.
@@ -29,6 +30,8 @@ pub struct FleetOptions {
     pub settings: String,
     /// Whether names on the broker have a prefix. Without one, only one such fleet can run at a time.
     pub namespaced: bool,
+    /// The servers, instead of those that the environment names.
+    pub stack: Option<Stack>,
 }
 
 impl Default for FleetOptions {
@@ -39,6 +42,7 @@ impl Default for FleetOptions {
             sandbox: Vec::new(),
             settings: SETTINGS.to_owned(),
             namespaced: true,
+            stack: None,
         }
     }
 }
@@ -82,7 +86,8 @@ impl Fleet {
         let logs = log_folder();
         let settings = logs.join("settings.toml");
         std::fs::write(&settings, &options.settings).expect("a file for the settings");
-        let realm = Realm::create(options.namespaced).await;
+        let stack = options.stack.unwrap_or_else(Stack::from_env);
+        let realm = Realm::create_on(stack, options.namespaced).await;
         command(&realm, &["migrate"]).await;
         command(&realm, &["topology", "apply"]).await;
         let mut arguments = words(&["sandbox", "--listen", "127.0.0.1:0"]);
@@ -152,6 +157,11 @@ impl Fleet {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Forgets its own connections to the database, which may have ended with the server. The workers' are theirs.
+    pub fn reconnect(&mut self) {
+        self.store = Store::new(&self.realm.database_url, 2, "dat-tests").expect("the address can be read");
     }
 
     /// What it has on the servers.

@@ -1,5 +1,6 @@
 //! What a test has for itself on the servers: a database, a virtual host and a prefix in Redis.
 
+use dat_topology::{Stage, Topology};
 use redis::{AsyncCommands as _, AsyncIter};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -31,7 +32,11 @@ impl Realm {
     /// Makes a new one on the servers of the environment. Without a namespace, the names on the broker are the
     /// contract's, for outsiders that know no other; only one such realm can be used at a time.
     pub async fn create(namespaced: bool) -> Self {
-        let stack = Stack::from_env();
+        Self::create_on(Stack::from_env(), namespaced).await
+    }
+
+    /// The same on other servers.
+    pub async fn create_on(stack: Stack, namespaced: bool) -> Self {
         let id = &random_id().simple().to_string()[..12];
         let database = format!("dat_test_{id}");
         let redis_url = if namespaced { stack.redis_url.clone() } else { stack.redis_database(PLAIN_REDIS) };
@@ -71,6 +76,16 @@ impl Realm {
         environment
     }
 
+    /// How many messages of a stage's queue nobody has acknowledged, whether they wait or were handed out; as the broker
+    /// counted them last.
+    pub fn unsettled(&self, stage: Stage) -> Result<u64, String> {
+        let topology = Topology::new(self.namespace.as_deref());
+        let path = format!("queues/{}/{}", self.database, topology.queue(stage).name());
+        let mut answer = self.agent.get(self.management(&path)).call().map_err(|error| error.to_string())?;
+        let queue: Value = answer.body_mut().read_json().map_err(|error| error.to_string())?;
+        queue["messages"].as_u64().ok_or_else(|| queue.to_string())
+    }
+
     async fn command(&self, sql: &str) -> sqlx::Result<()> {
         let mut connection = PgConnection::connect(&self.stack.database_url).await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
@@ -104,11 +119,11 @@ impl Realm {
         format!("{}/api/{path}", self.stack.amqp_management_url.trim_end_matches('/'))
     }
 
-    async fn delete(&self) {
+    async fn delete(&self, failing: bool) {
         let dropped = self.command(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
         // A test that failed must fail with its own words.
         if let Err(error) = dropped
-            && !std::thread::panicking()
+            && !failing
         {
             panic!("the database {} is not dropped: {error}", self.database);
         }
@@ -119,11 +134,12 @@ impl Realm {
 impl Drop for Realm {
     fn drop(&mut self) {
         let _ = self.agent.delete(self.management(&format!("vhosts/{}", self.database))).call();
+        let failing = std::thread::panicking();
         // The runtime of the test cannot be waited on in here.
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(self.delete());
+                runtime.block_on(self.delete(failing));
             });
         });
     }

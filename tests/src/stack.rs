@@ -1,7 +1,7 @@
 //! The servers that the environment names.
 
 /// Addresses of PostgreSQL, RabbitMQ and Redis.
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Stack {
     /// `DATABASE_URL`.
     pub database_url: String,

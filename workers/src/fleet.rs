@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::{Bus, Publisher};
 use dat_connectors::Connectors;
+use dat_guards::RuntimeStore;
 use dat_plan::signing::Trust;
 use dat_plan::{Clock, Entropy};
 use dat_store::Store;
@@ -40,6 +41,8 @@ pub(crate) struct Fleet {
     pub(crate) breakers: Breakers,
     pub(crate) windows: Windows,
     pub(crate) live: Live,
+    /// Redis itself, to ask whether it is there.
+    pub(crate) runtime: RuntimeStore,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

@@ -1,6 +1,13 @@
 //! `/livez`, `/readyz` and `/metrics` of a worker.
+//!
+//! Ready means that it can take work, commit it and say so, now: the database answers and is migrated, both connections to
+//! the broker are up, each of its queues is consumed, and the broker reads what is published. A broker with a memory or
+//! disk alarm does not: such a worker still takes deliveries and acknowledges them, but sends no request and no event,
+//! so it is not ready, and says that it is blocked. Redis is named and never missing: without it limits hold in each
+//! process, and only what counts tokens waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -9,8 +16,12 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use dat_bus::LinkState;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::fleet::Fleet;
+
+/// How long the database may take to say that it is there. Whoever asks `/readyz` wants to know now.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// The routes.
 pub(crate) fn routes(fleet: Arc<Fleet>) -> Router {
@@ -23,10 +34,14 @@ pub(crate) fn routes(fleet: Arc<Fleet>) -> Router {
 
 /// Ready: it can take work and commit it. Says what is missing.
 async fn ready(State(fleet): State<Arc<Fleet>>) -> Response {
-    let database = fleet.store.check().await.map_err(|error| error.to_string());
+    let (database, redis) = tokio::join!(timeout(ANSWER, fleet.store.check()), fleet.runtime.ping());
+    let database = match database {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the database has not answered within {ANSWER:?}")),
+    };
     let bus = fleet.bus.health();
     let draining = fleet.draining.is_cancelled();
-    let is_ready = database.is_ok() && bus.is_ready() && !bus.blocked && !draining;
+    let is_ready = database.is_ok() && bus.is_ready() && !draining;
     let link = |state: LinkState| if state == LinkState::Up { "up" } else { "connecting" };
     let body = json!({
         "ready": is_ready,
@@ -37,7 +52,9 @@ async fn ready(State(fleet): State<Arc<Fleet>>) -> Response {
             "publishing": link(bus.publishing),
             "consuming": link(bus.consuming),
             "blocked": bus.blocked,
+            "queues_not_consumed": bus.unbound,
         },
+        "redis": redis.err().map_or_else(|| "up".to_owned(), |away| away.to_string()),
     });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

@@ -275,6 +275,7 @@ fn assemble(
         breakers,
         windows,
         live,
+        runtime,
         metrics: Metrics::new().map_err(cannot)?,
         clock,
         entropy,

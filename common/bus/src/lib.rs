@@ -31,7 +31,7 @@ mod subscription;
 mod supervisor;
 
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::types::ShortString;
 use tokio::sync::{mpsc, watch};
@@ -52,7 +52,7 @@ pub use rpc::{MaybeSent, NotSent, RpcClient, RpcError};
 
 use channels::Channels;
 use link::Link;
-use subscription::{Source, Subscription};
+use subscription::{Bound, Source, Subscription};
 
 /// How many deliveries of an exclusive queue may wait to be taken.
 const EXCLUSIVE_PREFETCH: NonZeroU16 = NonZeroU16::MIN.saturating_add(511);
@@ -65,6 +65,8 @@ pub struct Bus {
     consuming: Link,
     channels: Arc<Channels>,
     consumers: TaskTracker,
+    /// What each consumer consumes at the moment.
+    bound: Arc<Mutex<Vec<watch::Receiver<Option<Bound>>>>>,
     connections: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -78,15 +80,21 @@ pub struct BusHealth {
     pub consuming: LinkState,
     /// Whether the broker has stopped reading what is published.
     pub blocked: bool,
+    /// How many consumers consume nothing at the moment: their queue is missing or has no leader, or what came last was
+    /// not taken yet.
+    pub unbound: usize,
     /// How often a connection had to be replaced.
     pub reconnects: u64,
 }
 
 impl BusHealth {
-    /// Whether messages flow both ways.
+    /// Whether messages flow both ways, on every queue that is to be consumed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.publishing == LinkState::Up && self.consuming == LinkState::Up && !self.blocked
+        self.publishing == LinkState::Up
+            && self.consuming == LinkState::Up
+            && !self.blocked
+            && self.unbound == 0
     }
 }
 
@@ -117,7 +125,8 @@ impl Bus {
         });
         connections.close();
         let channels = Arc::new(Channels::new(publishing.clone(), Arc::clone(&config)));
-        Self { config, publishing, consuming, channels, consumers, connections, shutdown }
+        let bound = Arc::default();
+        Self { config, publishing, consuming, channels, consumers, bound, connections, shutdown }
     }
 
     /// How the connections are, without asking the broker.
@@ -127,8 +136,17 @@ impl Bus {
             publishing: self.publishing.state(),
             consuming: self.consuming.state(),
             blocked: self.publishing.blocked(),
+            unbound: self.unbound(),
             reconnects: self.publishing.reconnects() + self.consuming.reconnects(),
         }
+    }
+
+    /// How many consumers that are still wanted consume nothing.
+    fn unbound(&self) -> usize {
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of one that was dropped there is no sender any more.
+        bound.retain(|bound| bound.has_changed().is_ok());
+        bound.iter().filter(|bound| bound.borrow().is_none()).count()
     }
 
     /// Waits until both connections are up. Returns as well when the bus has shut down.
@@ -198,6 +216,7 @@ impl Bus {
             shutdown: self.shutdown.clone(),
         };
         self.consumers.spawn(subscription.run());
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
         Consumer { deliveries: taken, acker, bound: seen, exclusive }
     }
 }

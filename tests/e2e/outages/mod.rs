@@ -1,13 +1,18 @@
 //! Servers that go away amid plans: nothing is lost, nothing happens twice, nothing is dead-lettered by it, and the fleet
-//! is well again by itself. (Redis that loses everything is in `redis_loss`.)
+//! is well again by itself. Here connections are cut or fall silent; in `servers` whole servers end. (Redis that loses
+//! everything is in `redis_loss`.)
+
+mod servers;
 
 use dat_tests::{Fleet, FleetOptions, Proxy, Way, WorkerOptions};
 use dat_topology::Stage;
 
 use crate::crowd::{self, Crowd};
 
-/// Plans that run while the server is away, and as many before.
-const PLANS: usize = 50;
+/// Plans that run while the server is away, and as many before: 50, or `DAT_TEST_OUTAGE_PLANS`.
+fn plans() -> usize {
+    std::env::var("DAT_TEST_OUTAGE_PLANS").map_or(50, |plans| plans.parse().expect("DAT_TEST_OUTAGE_PLANS"))
+}
 
 /// Two workers that reach one server by way of a proxy.
 async fn fleet_behind(variable: &str, address: impl Fn(&Fleet) -> String) -> (Fleet, Proxy) {
@@ -46,11 +51,11 @@ async fn a_broker_that_falls_silent_amid_50_plans_is_left_and_found_again() {
     let (mut fleet, proxy) = fleet_behind("AMQP_URL", |fleet| fleet.realm().amqp_url.clone()).await;
     let producer = fleet.producer().await;
     let mut crowd = Crowd::default();
-    crowd.submit(&producer, PLANS).await;
-    crowd::wait_for_ended(&producer, PLANS / 5).await;
+    crowd.submit(&producer, plans()).await;
+    crowd::wait_for_ended(&producer, plans() / 5).await;
     proxy.hold(Way::ToClient);
     proxy.hold(Way::ToServer);
-    crowd.submit(&producer, PLANS).await;
+    crowd.submit(&producer, plans()).await;
     // Nobody says that it is gone: a heartbeat that does not come does.
     is_ready(&mut fleet, false).await;
     proxy.resume(Way::ToClient);
@@ -76,9 +81,9 @@ async fn a_database_that_cuts_every_connection_amid_50_plans_costs_nothing() {
 async fn cut_again_and_again(fleet: &Fleet, proxy: &Proxy) {
     let producer = fleet.producer().await;
     let mut crowd = Crowd::default();
-    crowd.submit(&producer, PLANS).await;
-    for ended in [1, 10, 20, 30, 40] {
-        crowd::wait_for_ended(&producer, ended).await;
+    crowd.submit(&producer, plans()).await;
+    for fifths in 0..5 {
+        crowd::wait_for_ended(&producer, (plans() * fifths / 5).max(1)).await;
         proxy.cut();
     }
     crowd.check(fleet, &producer).await;
@@ -90,11 +95,11 @@ async fn redis_that_falls_silent_amid_50_plans_only_puts_limits_into_each_proces
     let (fleet, proxy) = fleet_behind("REDIS_URL", |fleet| fleet.realm().redis_url.clone()).await;
     let producer = fleet.producer().await;
     let mut crowd = Crowd::default();
-    crowd.submit(&producer, PLANS).await;
-    crowd::wait_for_ended(&producer, PLANS / 5).await;
+    crowd.submit(&producer, plans()).await;
+    crowd::wait_for_ended(&producer, plans() / 5).await;
     proxy.hold(Way::ToClient);
-    crowd.submit(&producer, PLANS).await;
-    crowd::wait_for_ended(&producer, PLANS + PLANS / 2).await;
+    crowd.submit(&producer, plans()).await;
+    crowd::wait_for_ended(&producer, plans() + plans() / 2).await;
     proxy.resume(Way::ToClient);
     crowd.check(&fleet, &producer).await;
     nothing_is_dead(&fleet).await;

@@ -1,31 +1,23 @@
-//! A Redis of a test's own, for tests that flush or stop it.
+//! A Redis of a test's own.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::Command;
 
-use tokio::process::{Child, Command};
-
-use crate::draft::random_id;
+use super::server::Server;
 use crate::eventually::eventually;
-use crate::patience::within;
 
 /// A Redis server without data on disk, killed when this is dropped.
 #[derive(Debug)]
 pub struct PrivateRedis {
     port: u16,
     folder: PathBuf,
-    server: Option<Child>,
+    server: Option<Server>,
 }
 
 impl PrivateRedis {
     /// Starts one on a free port.
     pub async fn start() -> Self {
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let folder = std::env::temp_dir().join(format!("dat-redis-{}", random_id().simple()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let mut redis = Self { port, folder, server: None };
+        let mut redis = Self { port: super::free_port(), folder: super::folder("redis"), server: None };
         redis.restart().await;
         redis
     }
@@ -41,8 +33,7 @@ impl PrivateRedis {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", ""]);
         command.args(["--appendonly", "no"]).current_dir(&self.folder);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        self.server = Some(command.spawn().expect("redis-server is installed"));
+        self.server = Some(Server::spawn("Redis", command, &self.folder.join("log"), "KILL"));
         eventually("Redis answers", async || {
             let asked: redis::RedisResult<()> =
                 async { redis::cmd("PING").exec_async(&mut self.connection().await?).await }.await;
@@ -53,9 +44,17 @@ impl PrivateRedis {
 
     /// Ends it with SIGKILL; what it held is lost.
     pub async fn kill(&mut self) {
-        let mut server = self.server.take().expect("it runs");
-        server.start_kill().expect("it can be killed");
-        within("Redis does not end", server.wait()).await.expect("it can be waited for");
+        self.server.take().expect("it runs").kill().await;
+    }
+
+    /// Stops it with SIGSTOP: its connections stay, and nobody answers on them.
+    pub fn stop(&self) {
+        self.server.as_ref().expect("it runs").signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.server.as_ref().expect("it runs").signal("CONT");
     }
 
     /// Forgets everything.
