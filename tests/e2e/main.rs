@@ -20,6 +20,7 @@ mod governance;
 mod health;
 mod http;
 mod invalid;
+mod late;
 mod limits;
 mod live;
 mod orphan;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::alarm::Alarm;
 use crate::breakers::Breakers;
 use crate::documents::Documents;
+use crate::late::Late;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ pub(crate) struct Fleet {
     pub(crate) breakers: Breakers,
     pub(crate) windows: Windows,
     pub(crate) live: Live,
+    pub(crate) late: Late,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

@@ -14,6 +14,7 @@ mod doorbell;
 mod fleet;
 mod guard;
 mod health;
+mod late;
 mod limits;
 mod live;
 mod metrics;

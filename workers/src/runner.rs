@@ -1,15 +1,15 @@
 //! The Step Runner: runs one attempt of one unit through its connector, under its lease.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_connectors::{Answer, Call, Connector, Rehearsal};
+use dat_connectors::{Answer, Call, Connector, Listener, Nobody, Rehearsal};
 use dat_guards::{BudgetFacts, Counts, Decision, Inputs, StepFacts, Verdict};
 use dat_plan::mux::ActionRequest;
 use dat_plan::{Currency, UnitKey, UnitKind};
-use dat_store::{Claimed, Finding, Lease, Settlement};
+use dat_store::{Claimed, Finding, LateAnswer, Lease, Settlement};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -18,6 +18,7 @@ use crate::breakers;
 use crate::documents::{Prepared, UnitSpec};
 use crate::fleet::Fleet;
 use crate::guard;
+use crate::late::Late;
 use crate::outcomes::Ended;
 use crate::references;
 use crate::stage::storable;
@@ -63,6 +64,19 @@ impl Running {
                 Err(error) => tracing::warn!(%error, "leases were not renewed"),
             }
         }
+    }
+}
+
+/// Hears what a connector tells of one attempt beside its answer.
+#[derive(Debug)]
+struct Ear {
+    lease: Lease,
+    late: Late,
+}
+
+impl Listener for Ear {
+    fn late(&self, answer: Answer) {
+        self.late.came(LateAnswer { lease: self.lease.clone(), finding: said(answer) });
     }
 }
 
@@ -127,6 +141,7 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         request: action_request(plan, claimed, &spec, parameters.clone(), now),
         timeout,
         traceparent: claimed.traceparent.clone(),
+        listener: Arc::new(Ear { lease: claimed.lease.clone(), late: fleet.late.clone() }),
     };
     // Invariant 2: a worker that lost its lease sends nothing. What is stuck between here and the outside system is
     // refused there, by `not_after` or because a probe sealed its key.
@@ -159,6 +174,7 @@ fn rehearse(
         request: action_request(plan, claimed, spec, parameters, now),
         timeout: Duration::from_millis(spec.timeout_ms),
         traceparent: claimed.traceparent.clone(),
+        listener: Arc::new(Nobody),
     };
     match connector.rehearse(&call) {
         Rehearsal::Refused { detail } => Finding::Refused { cost: 0, detail: storable(&detail) },
@@ -206,23 +222,30 @@ fn judge(
     parameters: Map<String, Value>,
     answer: Answer,
 ) -> Judged {
-    let finding = match answer {
-        Answer::Done { result, cost, refund } => {
-            if holds_nul(&result) {
-                let shown: String = storable(&result.to_string()).chars().take(500).collect();
-                let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
-                return (Finding::Unusable { cost, refund, detail }, None);
-            }
-            let Some((decision, logged)) = postconditions(fleet, plan, claimed, parameters, &result) else {
-                return (Finding::Done { result, cost, refund }, None);
-            };
-            let finding = if decision.verdict == Verdict::Deny {
-                Finding::Unusable { cost, refund, detail: guard::reasons(&decision) }
-            } else {
-                Finding::Done { result, cost, refund }
-            };
-            return (finding, Some(logged));
+    let (result, cost, refund) = match said(answer) {
+        Finding::Done { result, cost, refund } => (result, cost, refund),
+        finding => return (finding, None),
+    };
+    let Some((decision, logged)) = postconditions(fleet, plan, claimed, parameters, &result) else {
+        return (Finding::Done { result, cost, refund }, None);
+    };
+    let finding = if decision.verdict == Verdict::Deny {
+        Finding::Unusable { cost, refund, detail: guard::reasons(&decision) }
+    } else {
+        Finding::Done { result, cost, refund }
+    };
+    (finding, Some(logged))
+}
+
+/// The connector's word, as it can be kept.
+fn said(answer: Answer) -> Finding {
+    match answer {
+        Answer::Done { result, cost, refund } if holds_nul(&result) => {
+            let shown: String = storable(&result.to_string()).chars().take(500).collect();
+            let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
+            Finding::Unusable { cost, refund, detail }
         }
+        Answer::Done { result, cost, refund } => Finding::Done { result, cost, refund },
         Answer::Error { cost, detail, retry_after_ms, .. } => Finding::Error {
             cost,
             detail: storable(&detail),
@@ -231,8 +254,7 @@ fn judge(
         Answer::Refused { cost, detail } => Finding::Refused { cost, detail: storable(&detail) },
         Answer::NotSent { detail } => Finding::NotSent { detail: storable(&detail) },
         Answer::Unanswered { detail } => Finding::Unanswered { detail: storable(&detail) },
-    };
-    (finding, None)
+    }
 }
 
 /// Whether a value holds text that PostgreSQL does not store.

@@ -1,12 +1,15 @@
 //! The contract: what a connector is asked, what it may answer, and what it declares.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dat_plan::mux::ActionRequest;
 use serde_json::Value;
+
+use crate::listener::Listener;
 
 /// What a connector says of itself. Readiness refuses a plan that needs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Call {
     pub timeout: Duration,
     /// W3C trace context.
     pub traceparent: String,
+    /// Who hears what comes of it beside the answer.
+    pub listener: Arc<dyn Listener>,
 }
 
 /// What came of a request.

@@ -1,16 +1,18 @@
 //! `mux`: the Market Integration Layer, by AMQP request and reply.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dat_bus::{Message, RpcClient, RpcError};
+use dat_bus::{Aside, Message, Received, RpcClient, RpcError};
 use dat_plan::amount;
 use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+use crate::listener::Listener;
 
 /// The most that AMQP carries as a routing key.
 const ROUTING_KEY_BYTES: usize = 255;
@@ -46,7 +48,8 @@ impl Connector for Mux {
             .expiration_ms(u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX))
             .persistent(false)
             .traceparent(&call.traceparent);
-        match self.rpc.call(message, deadline).await {
+        let aside = Arc::new(Heard { listener: call.listener });
+        match self.rpc.call_with(message, deadline, aside).await {
             Ok(reply) => read_reply(&reply.body),
             Err(RpcError::NotSent(why)) => Answer::NotSent { detail: format!("MUX was not reached: {why}") },
             Err(RpcError::MaybeSent(why)) => {
@@ -78,6 +81,21 @@ impl Connector for Mux {
                 ProbeAnswer::Unknown { detail: format!("MUX could not be asked: {error}"), answered: false }
             }
         }
+    }
+}
+
+/// What MUX says of a request beside its answer.
+struct Heard {
+    listener: Arc<dyn Listener>,
+}
+
+impl Aside for Heard {
+    fn interim(&self, _: &Received) -> bool {
+        false
+    }
+
+    fn late(&self, answer: Received) {
+        self.listener.late(read_reply(&answer.body));
     }
 }
 

@@ -59,7 +59,7 @@ pub use registry::{Registered, Registration, StoredDocument};
 pub use relay::{ClaimedStream, Progress};
 pub use resolve::{NotResolved, Resolution, Resolve, Resolved};
 pub use runtime::RuntimeState;
-pub use settle::{Finding, SettleReport, Settled, Settlement};
+pub use settle::{Finding, LateAnswer, SettleReport, Settled, Settlement};
 pub use sweep::{DuePlan, SweepFindings};
 pub use two_person::{Confirmation, ControlRequest, Requested, TwoPersonAct};
 pub use verdict::{Bound, Conflict};

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::{PlanState, StepState};
-use dat_store::{Finding, Probe, Settled};
+use dat_store::{Finding, LateAnswer, Probe, Settled};
 
 use crate::database::{Db, at, with};
 use crate::plans::{Plan, done, error, plan, step};
@@ -100,6 +100,40 @@ async fn a_late_answer_is_an_anomaly_once_and_only_where_it_is_not_on_record() {
         db.settle(&plan, &found.lease, done(4), at(141)).await;
         assert_eq!(db.settle(&plan, &third.lease, done(4), at(142)).await.late, 0);
         assert_eq!(db.number(LATE).await, 1);
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_when_its_time_was_up_is_an_event_and_never_a_settlement() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let claimed = db.take(&plan, plan.unit(0), at(1)).await;
+        let late = |finding: Finding| {
+            [
+                LateAnswer { lease: claimed.lease.clone(), finding },
+                LateAnswer { lease: claimed.lease.clone(), finding: done(9) },
+            ]
+        };
+        // Its lease still holds: that it was answered late may not settle it all the same.
+        let before = db.without_late().await;
+        let nothing = Finding::Unanswered { detail: String::new() };
+        assert_eq!(db.store.note_late(&late(nothing)[..1], at(2)).await.unwrap(), 0);
+        assert_eq!(db.store.note_late(&late(done(9)), at(2)).await.unwrap(), 1, "two of one attempt are one");
+        assert_eq!(db.store.note_late(&late(done(9)), at(3)).await.unwrap(), 0, "and it is said once");
+        assert_eq!(db.without_late().await, before);
+        let said = "SELECT data->>'answered' || ' ' || (data->>'cost') || ' ' || (data->>'recorded') || ' '
+                           || (data->>'state') FROM execution_event WHERE kind = 'anomaly.late_answer'";
+        assert_eq!(db.text(said).await.as_deref(), Some("ok 9 nothing yet running"));
+        // What is on record already is no anomaly.
+        db.settle(&plan, &claimed.lease, done(1), at(4)).await;
+        let second = db.take(&plan, plan.unit(1), at(5)).await;
+        db.settle(&plan, &second.lease, done(2), at(6)).await;
+        let same = LateAnswer { lease: second.lease, finding: done(2) };
+        assert_eq!(db.store.note_late(&[same], at(7)).await.unwrap(), 0);
+        assert_eq!(db.plan_state(&plan).await, PlanState::Completed);
         db.assert_sound().await;
     })
     .await;
