@@ -6,6 +6,7 @@
 
 mod lane;
 mod points;
+mod post;
 mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};
