@@ -27,6 +27,7 @@ mod orphan;
 mod outages;
 mod outcomes;
 mod poison;
+mod progress;
 mod python;
 mod rates;
 mod readme;

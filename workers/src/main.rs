@@ -31,6 +31,7 @@ mod recovery;
 mod references;
 mod relay;
 mod runner;
+mod running;
 mod settings;
 mod stage;
 mod step_dispatch;

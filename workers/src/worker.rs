@@ -35,7 +35,7 @@ use crate::plan_approved::Verdicts;
 use crate::plan_submitted::PlanSubmitted;
 use crate::reconciler;
 use crate::relay;
-use crate::runner::Running;
+use crate::running::Running;
 use crate::settings::Settings;
 use crate::stage;
 use crate::step_dispatch::{Dispatcher, StepDispatch};

@@ -13,7 +13,9 @@ mod listener;
 mod mux;
 mod registry;
 
-pub use connector::{ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+pub use connector::{
+    ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer, Reached, Rehearsal,
+};
 pub use echo::Echo;
 pub use http::Http;
 pub use listener::{Listener, Nobody};

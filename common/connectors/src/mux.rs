@@ -6,16 +6,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dat_bus::{Aside, Message, Received, RpcClient, RpcError};
-use dat_plan::amount;
-use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
+use dat_plan::mux::{
+    ActionReply, ActionRequest, ActionStatus, PROBE, PROGRESS, ProbeReply, ProbeRequest, ProbeStatus,
+    ProgressReport,
+};
+use dat_plan::{Progress, amount};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Reached, Rehearsal};
 use crate::listener::Listener;
 
 /// The most that AMQP carries as a routing key.
 const ROUTING_KEY_BYTES: usize = 255;
+
+/// The largest message that is looked through for a report of progress where its `type` does not say that it is one.
+const REPORT_BYTES: usize = 4_096;
 
 /// The connector `mux`.
 pub struct Mux {
@@ -33,7 +40,13 @@ impl Mux {
 #[async_trait]
 impl Connector for Mux {
     fn declaration(&self) -> Declaration {
-        Declaration { name: "mux", idempotent: true, can_probe: true, can_compensate: true }
+        Declaration {
+            name: "mux",
+            idempotent: true,
+            can_probe: true,
+            can_compensate: true,
+            reports_progress: true,
+        }
     }
 
     async fn act(&self, call: Call) -> Answer {
@@ -78,7 +91,8 @@ impl Connector for Mux {
         match self.rpc.call(message, deadline).await {
             Ok(reply) => read_probe(&reply.body),
             Err(error) => {
-                ProbeAnswer::Unknown { detail: format!("MUX could not be asked: {error}"), answered: false }
+                let detail = format!("MUX could not be asked: {error}");
+                ProbeAnswer::Unknown { detail, answered: false, reached: Reached::No }
             }
         }
     }
@@ -90,8 +104,12 @@ struct Heard {
 }
 
 impl Aside for Heard {
-    fn interim(&self, _: &Received) -> bool {
-        false
+    fn interim(&self, message: &Received) -> bool {
+        let Some(report) = read_progress(message) else { return false };
+        if let Some(progress) = report.and_then(Progress::kept) {
+            self.listener.progress(progress);
+        }
+        true
     }
 
     fn late(&self, answer: Received) {
@@ -118,9 +136,29 @@ fn rehearsed(exchange: &str, request: &ActionRequest) -> Rehearsal {
                 request.max_cost,
                 request.currency,
             ),
+            result: None,
         },
         Err(_) => refused("the request has no JSON form"),
     }
+}
+
+/// A report of progress, and what of it can be read; none where a message is none, and so the answer.
+fn read_progress(message: &Received) -> Option<Option<Progress>> {
+    let read = || serde_json::from_slice::<ProgressReport>(&message.body).ok();
+    if message.kind.as_deref() == Some(PROGRESS) {
+        return Some(read().map(|report| report.progress));
+    }
+    if message.body.len() > REPORT_BYTES {
+        return None;
+    }
+    let status = serde_json::from_slice::<Status>(&message.body).ok()?;
+    (status.status == PROGRESS).then(|| read().map(|report| report.progress))
+}
+
+/// What every message of MUX's begins to be read by.
+#[derive(Deserialize)]
+struct Status {
+    status: String,
 }
 
 /// An answer that cannot be read leaves the outcome unknown: something may well have happened.
@@ -152,7 +190,7 @@ fn read_probe(body: &[u8]) -> ProbeAnswer {
         Ok(reply) => reply,
         Err(error) => {
             let detail = format!("MUX's answer cannot be read: {error}");
-            return ProbeAnswer::Unknown { detail, answered: true };
+            return ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes };
         }
     };
     let amounts_fit = [reply.cost, reply.refund].iter().all(|a| (0..=amount::MAX).contains(a));
@@ -164,10 +202,13 @@ fn read_probe(body: &[u8]) -> ProbeAnswer {
         },
         ProbeStatus::Done => {
             let detail = "MUX's answer has an amount out of bounds".to_owned();
-            ProbeAnswer::Unknown { detail, answered: true }
+            ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes }
         }
         ProbeStatus::Sealed => ProbeAnswer::Sealed,
-        ProbeStatus::Unknown => ProbeAnswer::Unknown { detail: "MUX cannot tell".to_owned(), answered: true },
+        ProbeStatus::Unknown => {
+            let detail = "MUX cannot tell".to_owned();
+            ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes }
+        }
     }
 }
 
@@ -204,7 +245,7 @@ mod tests {
             attempt: 1,
             undo_of: None,
         };
-        let Rehearsal::Fine { detail } = rehearsed("mux", &request("ads.on")) else {
+        let Rehearsal::Fine { detail, result: None } = rehearsed("mux", &request("ads.on")) else {
             panic!("it can be sent")
         };
         assert!(
@@ -214,6 +255,25 @@ mod tests {
         for action in [PROBE, &"x".repeat(256)] {
             assert!(matches!(rehearsed("mux", &request(action)), Rehearsal::Refused { .. }), "{action}");
         }
+    }
+
+    #[test]
+    fn a_report_of_progress_is_known_by_its_type_or_its_status_and_no_answer_is_taken_for_one() {
+        let read = |kind: Option<&str>, body: &[u8]| {
+            let kind = kind.map(str::to_owned);
+            read_progress(&Received { kind, body: body.to_vec(), ..Received::default() })
+        };
+        let said = |done, total| Some(Some(Progress { done, total, message: None }));
+        assert_eq!(read(None, br#"{"status": "progress", "done": 3, "total": 10}"#), said(Some(3), Some(10)));
+        assert_eq!(read(Some("progress"), br#"{"status": "progress", "more": 1}"#), said(None, None));
+        // A report that cannot be read is one all the same: the call goes on waiting.
+        assert_eq!(read(Some("progress"), b"not json"), Some(None));
+        assert_eq!(read(None, br#"{"status": "progress", "done": "three"}"#), Some(None));
+        for answer in [&b"not json"[..], br#"{"status": "ok"}"#, br#"{"status": 1}"#, b"{}"] {
+            assert_eq!(read(None, answer), None);
+        }
+        let large = format!(r#"{{"status": "progress", "message": "{}"}}"#, "x".repeat(REPORT_BYTES));
+        assert_eq!(read(None, large.as_bytes()), None);
     }
 
     #[test]

@@ -75,6 +75,8 @@ impl Late {
             | Finding::Sealed
             | Finding::CannotTell { .. }
             | Finding::Rehearsed { .. }
+            | Finding::HeldBack { .. }
+            | Finding::Repeatable { .. }
             | Finding::GivenUp { .. } => return None,
         };
         Some(Self {
