@@ -53,7 +53,7 @@ token-trace: ## Run the whole token stream against half its budget, with Redis l
 .PHONY: http-mock
 http-mock: ## Run the connector http against a mock server from npm, made from a public OpenAPI document
 	@$(CARGO) test --quiet --locked --package dat-connectors --test http --no-run
-	@topology/stack/http-mock target/http-mock $(CARGO) test --locked --package dat-connectors --test http -- --nocapture mock
+	@topology/stack/http-mock target/http-mock common/connectors/tests/http/petstore.json $(CARGO) test --locked --package dat-connectors --test http -- --nocapture mock
 
 .PHONY: lint
 lint: ## Check format and lints

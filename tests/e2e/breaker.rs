@@ -116,7 +116,7 @@ async fn an_undo_waits_for_the_breaker_and_never_fails_by_it() {
     wait_because(&fleet, &[plan, breaks], 2, "the breaker of connector http is open").await;
     assert_eq!(fleet.plan(plan).await.summary.state, PlanState::RollingBack);
     assert_eq!(shop.cancelled(), Vec::<String>::new());
-    // Forced closed, what comes now goes out, though the breaker itself is open for an hour.
+    // Forced closed, what was put off is woken, and what comes now goes out, though the breaker itself is open for an hour.
     shop.is(Mood::Well);
     let said = act(&fleet, &["control", "connector", "close", "http"], "they are back").await;
     assert!(said.contains("is forced closed"), "{said}");
@@ -124,6 +124,101 @@ async fn an_undo_waits_for_the_breaker_and_never_fails_by_it() {
     assert!(shown.contains("the breaker of connector http is forced closed by ann"), "{shown}");
     let now = producer.submit(&orders("goes out", 2).document()).await;
     completes(&producer, now).await;
+    completes(&producer, breaks).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Aborted, "{}", end.story());
+    assert_eq!(
+        (end.steps("step.rolled_back"), shop.cancelled().len()),
+        (vec!["order"], 1),
+        "{}",
+        end.story()
+    );
+    // Left to itself it is open still: what would go now waits.
+    act(&fleet, &["control", "connector", "auto", "http"], "let it be").await;
+    let later = producer.submit(&orders("waits again", 1).document()).await;
+    wait_because(&fleet, &[later], 1, "the breaker of connector http is open").await;
+}
+
+/// How often the shop was asked what came of an order.
+fn probes(shop: &Shop) -> usize {
+    shop.asked().iter().filter(|asked| asked.starts_with("GET ")).count()
+}
+
+/// One order, whose answer is lost.
+fn lost(name: &str) -> PlanDraft {
+    let step = StepDraft::new("order", &json!({})).set("connector", "http").set("action", "order.create");
+    PlanDraft::new(name).step(step.set("parameters", json!({})).set("timeout_ms", 1000))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_is_held_back_by_an_open_breaker_with_its_reason_until_it_is_closed() {
+    let shop = Shop::open(Mood::LosesAnswers).await;
+    let fleet = fleet(&shop, "failures = 1\nopen_ms = 3600000").await;
+    let producer = fleet.producer().await;
+    let plan = producer.submit(&lost("open for an hour").document()).await;
+    wait_because(&fleet, &[plan], 1, "the breaker of connector http is open until").await;
+    let said = fleet.dat(&["plan", "explain", &plan.plan_id.to_string()]).await;
+    assert!(said.contains("the outcome is unknown, and its probe waits"), "{said}");
+    assert!(said.contains("'dat control connector close http --reason …'"), "{said}");
+    shop.is(Mood::Well);
+    assert_eq!((shop.orders().len(), probes(&shop)), (1, 0));
+    act(&fleet, &["control", "connector", "close", "http"], "they are back").await;
+    completes(&producer, plan).await;
+    assert_eq!((shop.orders().len(), probes(&shop)), (1, 1), "found by the probe, and not sent again");
+    fleet.check_everything().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_is_what_tries_a_breaker_and_what_comes_of_it_counts() {
+    let shop = Shop::open(Mood::LosesAnswers).await;
+    let fleet = fleet(&shop, "failures = 1\nopen_ms = 700").await;
+    let producer = fleet.producer().await;
+    let plan = producer.submit(&lost("tried by its probe").document()).await;
+    producer.wait_for("its outcome is unknown", |e| e.plan == plan && e.is("step.unknown", "order")).await;
+    // Nothing else goes to this shop: whoever tries it is the probe, and what it hears opens the breaker again.
+    shop.is(Mood::Ill);
+    eventually("it was tried and found ill twice", async || match probes(&shop) {
+        0 | 1 => Err(shop.asked()),
+        _ => Ok(()),
+    })
+    .await;
+    shop.is(Mood::Well);
+    completes(&producer, plan).await;
+    let (asked, orders) = (probes(&shop), shop.orders().len());
+    assert_eq!(orders, 1, "{:?}", shop.asked());
+    let mut fleet = fleet;
+    let mut opened = 0.0;
+    for worker in 0..2 {
+        opened += fleet.worker(worker).metric("dat_breaker_opened_total").await;
+    }
+    // The first time by the order, then by each probe but the last, which closed it.
+    #[expect(clippy::cast_precision_loss, reason = "a handful")]
+    let expected = asked as f64;
+    assert!((opened - expected).abs() < f64::EPSILON, "opened {opened} times, {asked} probes");
+    fleet.check_everything().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breaker_that_is_forced_open_holds_probes_and_says_so() {
+    let shop = Shop::open(Mood::LosesAnswers).await;
+    let fleet = fleet(&shop, "failures = 1000").await;
+    let producer = fleet.producer().await;
+    // The shop holds the order until its time is up; the operator speaks before.
+    shop.is(Mood::Holds);
+    let plan = producer.submit(&lost("left alone").document()).await;
+    eventually("the order is there", async || if shop.asked().is_empty() { Err(()) } else { Ok(()) }).await;
+    act(&fleet, &["control", "connector", "open", "http"], "they asked us to").await;
+    producer.wait_for("its outcome is unknown", |e| e.plan == plan && e.is("step.unknown", "order")).await;
+    shop.is(Mood::Well);
+    let said = fleet.dat(&["plan", "explain", &plan.plan_id.to_string()]).await;
+    assert!(said.contains("its probe is held back: the breaker of connector http is forced open"), "{said}");
+    // Any number of looks later nobody was asked: a plan that needs something else goes its whole way meanwhile.
+    completes(&producer, producer.submit(&PlanDraft::in_order("meanwhile", 3).document()).await).await;
+    assert_eq!(probes(&shop), 0);
+    act(&fleet, &["control", "connector", "auto", "http"], "they are done").await;
+    completes(&producer, plan).await;
+    assert_eq!((shop.orders().len(), probes(&shop) > 0), (1, true));
+    fleet.check_everything().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,68 @@ async fn a_dry_run_that_a_rule_stops_has_nothing_to_undo() {
     fleet.check_everything().await;
 }
 
+/// What a dry run can know of an answer it asks, and what it cannot it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_asks_postconditions_of_answers_that_are_known_and_names_the_others() {
+    let fleet = Fleet::standard().await;
+    let producer = fleet.producer().await;
+    let echo = |key: &str, parameters: Value| {
+        StepDraft::new(key, &json!({})).set("connector", "echo").set("parameters", parameters)
+    };
+    let asks = |step: StepDraft| step.set("postconditions", json!(["results.known.size == 3"]));
+    let known = asks(echo("known", json!({"size": 3})));
+    let follows = echo("follows", json!({"of": {"$from": "known", "path": "/size"}}));
+    let lists = StepDraft::new("lists", &json!({})).set("postconditions", json!(["results.lists.size == 3"]));
+    let takes = echo("takes", json!({"size": {"$from": "lists", "path": "/size"}}));
+    let takes = takes.set("postconditions", json!(["results.takes.size == 3"]));
+    let draft = PlanDraft::new("known and not").set("mode", "dry");
+    let plan = producer.submit(&draft.step(known).step(follows).step(lists).step(takes).document()).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Completed, "{}", end.story());
+    let view = fleet.plan(plan).await;
+    let said: Vec<&str> = view.steps.iter().map(|step| step.detail.as_deref().unwrap_or_default()).collect();
+    assert!(said[0].ends_with("; its postconditions would hold"), "{said:#?}");
+    assert_eq!(view.steps[1].result, Some(json!({"of": 3})), "what is known is taken further");
+    assert!(!said[1].contains("postconditions"), "{said:#?}");
+    assert!(said[2].ends_with("; its postconditions are not asked: its answer is not known"), "{said:#?}");
+    assert!(said[3].contains("/size of lists") && said[3].contains("are not asked"), "{said:#?}");
+    let decided = end.events.iter().find(|event| event.is("step.completed", "known")).expect("it completed");
+    assert_eq!(decided.data["decision"]["moment"], "answer", "{decided:?}");
+    nothing_happened(&fleet, plan).await;
+
+    let breaks = asks(echo("known", json!({"size": 4})));
+    let plan = producer.submit(&PlanDraft::new("breaks").set("mode", "dry").step(breaks).document()).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Aborted, "{}", end.story());
+    let detail = fleet.plan(plan).await.steps[0].detail.clone().unwrap_or_default();
+    assert!(detail.contains("its answer would not do"), "{detail}");
+    nothing_happened(&fleet, plan).await;
+    fleet.check_everything().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_says_what_its_tenant_could_not_pay() {
+    let fleet = Fleet::standard().await;
+    let producer = fleet.producer().await;
+    let limit =
+        ["budget", "set", "--tenant", "acme", "--currency", "usd", "--period", "year", "--amount", "70"];
+    fleet.dat(&[&limit[..], &["--actor", "ann", "--reason", "a test"]].concat()).await;
+    let plan = producer.submit(&draft("too dear for its tenant").document()).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Completed, "{}", end.story());
+    let short: Vec<(Option<&str>, &str)> = end
+        .events
+        .iter()
+        .filter(|event| event.data["violation"]["constraint"] == "budget")
+        .map(|event| (event.step.as_deref(), event.data["reason"].as_str().unwrap_or_default()))
+        .collect();
+    let said =
+        "up to this step the plan may cost 80 usd, 10 more than is left of tenant acme's for this year of 70";
+    assert_eq!(short, [(Some("order"), said)], "{}", end.story());
+    nothing_happened(&fleet, plan).await;
+    fleet.check_everything().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_beside_live_plans_leaves_their_budgets_and_mux_alone() {
     let fleet = Fleet::standard().await;

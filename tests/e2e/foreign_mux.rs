@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus};
 use dat_plan::signing::Trust;
-use dat_plan::{PlanHash, PlanState, StepState};
-use dat_tests::{Fleet, PlanDraft, StepDraft, Submission};
+use dat_plan::{PlanHash, PlanKey, PlanState, StepState};
+use dat_tests::{Fleet, PlanDraft, Producer, StepDraft, Submission};
 use dat_topology::{Exchange, Outside, Stage, Topology, key};
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
@@ -38,6 +38,24 @@ async fn answer(fleet: &Fleet, answers: BTreeMap<&'static str, ActionReply>) -> 
     connection
 }
 
+/// Submits a plan and approves it, where no governance runs.
+pub(crate) async fn submit_approved(producer: &Producer, draft: PlanDraft) -> PlanKey {
+    let document = draft.document();
+    let plan = producer.submit(&document).await;
+    producer
+        .wait_for("the registration", |event| {
+            event.plan == plan && event.plan_state() == Some(PlanState::SubmittedForApproval)
+        })
+        .await;
+    let verdict = json!({
+        "decision_id": plan.plan_id, "plan_id": plan.plan_id, "plan_version": plan.plan_version,
+        "outcome": "approved", "approver": "ann", "plan_hash": PlanHash::of(&document).expect("a hash"),
+    });
+    let submission = Submission { body: verdict.to_string().into_bytes(), message_id: None };
+    producer.publish(Exchange::Plans, key::PLAN_APPROVED, submission).await;
+    plan
+}
+
 fn reply(status: ActionStatus) -> ActionReply {
     ActionReply { status, result: None, cost: 0, refund: 0, message: None, retry_after_ms: None }
 }
@@ -58,20 +76,7 @@ async fn an_answer_that_cannot_be_stored_fails_the_step_and_unwinds_it() {
     let ask = StepDraft::new("ask", &json!({})).set("action", "test.ask");
     let mut plans = Vec::new();
     for (name, step) in [("unstorable result", pay), ("unstorable message", ask)] {
-        let document = PlanDraft::new(name).step(step).document();
-        let plan = producer.submit(&document).await;
-        producer
-            .wait_for("the registration", |event| {
-                event.plan == plan && event.plan_state() == Some(PlanState::SubmittedForApproval)
-            })
-            .await;
-        let verdict = json!({
-            "decision_id": name, "plan_id": plan.plan_id, "plan_version": plan.plan_version, "outcome": "approved",
-            "approver": "ann", "plan_hash": PlanHash::of(&document).expect("a hash"),
-        });
-        let submission = Submission { body: verdict.to_string().into_bytes(), message_id: None };
-        producer.publish(Exchange::Plans, key::PLAN_APPROVED, submission).await;
-        plans.push(plan);
+        plans.push(submit_approved(&producer, PlanDraft::new(name).step(step)).await);
     }
     for end in producer.wait_for_ends(&plans).await {
         assert_eq!(end.state, PlanState::Aborted, "{}", end.story());

@@ -49,7 +49,7 @@ async fn taken_over(producer: &Producer) -> PlanKey {
 }
 
 /// What does not change while nobody acts: all but the end of a lease, which is renewed.
-async fn story(fleet: &Fleet, plan: PlanKey) -> serde_json::Value {
+pub(crate) async fn story(fleet: &Fleet, plan: PlanKey) -> serde_json::Value {
     let mut view = serde_json::to_value(fleet.plan(plan).await).expect("it is JSON");
     for step in view["steps"].as_array_mut().into_iter().flatten() {
         step["lease_until"] = json!(null);
@@ -58,7 +58,7 @@ async fn story(fleet: &Fleet, plan: PlanKey) -> serde_json::Value {
 }
 
 /// The anomaly that a late answer is, once; and that it is all that came of it.
-async fn only_told(
+pub(crate) async fn only_told(
     fleet: &Fleet,
     producer: &Producer,
     plan: PlanKey,

@@ -120,6 +120,34 @@ async fn a_lost_answer_is_probed_repeated_or_left_to_the_plan_as_its_action_decl
     assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
 }
 
+/// A worker dies while the shop has the order: its attempt is lost, may be repeated, and does not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_was_lost_with_its_worker_is_repeated_and_counts_for_nothing() {
+    let shop = Shop::open(Mood::Holds).await;
+    let environment = vec![("SHOP_TOKEN".to_owned(), TOKEN.to_owned())];
+    let worker = WorkerOptions { environment, ..WorkerOptions::default() };
+    let settings = shop.settings("");
+    let options = FleetOptions { workers: 1, settings, worker: worker.clone(), ..FleetOptions::default() };
+    let mut fleet = Fleet::start(options).await;
+    let producer = fleet.producer().await;
+    let step = order("order", "order.put", &json!({"for": "lost"})).set("timeout_ms", 1000);
+    let draft = PlanDraft::new("lost").step(step.set("retry", json!({"max_attempts": 1})));
+    let plan = producer.submit(&draft.document()).await;
+    eventually("the order is there", async || if shop.asked().is_empty() { Err(()) } else { Ok(()) }).await;
+    fleet.worker(0).kill().await;
+    shop.is(Mood::Well);
+    fleet.spawn_worker(&worker).await;
+    let end = producer.wait_for_end(plan).await;
+    assert_eq!(end.state, PlanState::Completed, "{}", end.story());
+    let view = fleet.plan(plan).await;
+    let outcomes: Vec<Option<&str>> =
+        view.attempts.iter().map(|attempt| attempt.outcome.as_deref()).collect();
+    assert_eq!(outcomes, [Some("lost"), Some("ok")], "{:?}", view.attempts);
+    assert_eq!(view.attempts[0].idempotency_key, view.attempts[1].idempotency_key, "no seal: the same key");
+    assert_eq!(shop.orders().len(), 1);
+    fleet.check_everything().await;
+}
+
 async fn step_state(fleet: &Fleet, plan: PlanKey) -> StepState {
     fleet.plan(plan).await.steps[0].state
 }

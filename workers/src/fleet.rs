@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::alarm::Alarm;
 use crate::breakers::Breakers;
 use crate::documents::Documents;
+use crate::late::Late;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -43,6 +44,7 @@ pub(crate) struct Fleet {
     pub(crate) live: Live,
     /// Redis itself, to ask whether it is there.
     pub(crate) runtime: RuntimeStore,
+    pub(crate) late: Late,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

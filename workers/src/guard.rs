@@ -120,7 +120,7 @@ impl Guard for StepGuard {
         let logged = log(&decision, "claim", &self.plan, facts.operators, has_rules.then_some(&inputs));
         let mut violations: Vec<Value> = decision.violations.iter().map(|v| json!(v)).collect();
         if dry {
-            violations.extend(shortage(facts, self.plan.cost_up_to(index)).map(|short| json!(short)));
+            violations.extend(shortages(facts, &self.plan, index));
         }
         match (decision.verdict, decision.wait_until()) {
             (Verdict::Pass | Verdict::Warn, _) => {
@@ -150,21 +150,30 @@ fn counts(facts: &GuardFacts<'_>, counted_as: &[String], need: i64) -> Counts {
     Counts { running, spent, need: if facts.spent.is_empty() { 0 } else { need } }
 }
 
-/// What a dry run says where the plan's budget would not do: each step named, and none held up.
-fn shortage(facts: &GuardFacts<'_>, cost: i64) -> Option<Violation> {
-    let account = facts.account;
-    (!account.fits(cost)).then(|| Violation {
-        constraint: BUDGET.to_owned(),
-        enforcement: Enforcement::Soft,
-        reason: format!(
-            "up to this step the plan may cost {cost} {}, {} more than is left of its budget of {}",
-            facts.currency,
-            account.short_by(cost),
-            account.limit
-        ),
-        retry_at: None,
-        lasting: false,
-    })
+/// What a dry run says where the plan's budget would not do, or one of its tenant's as it is now: each step named, and
+/// none held up.
+fn shortages(facts: &GuardFacts<'_>, plan: &Prepared, step: usize) -> Vec<Value> {
+    let (cost, tenant) = (plan.cost_up_to(step), &plan.document.tenant);
+    let tenants = facts.tenants.iter();
+    let tenants = tenants.map(|(period, account)| (format!("tenant {tenant}'s for this {period}"), *account));
+    std::iter::once(("its budget".to_owned(), facts.account))
+        .chain(tenants)
+        .filter(|(_, account)| !account.fits(cost))
+        .map(|(whose, account)| {
+            json!(Violation {
+                constraint: BUDGET.to_owned(),
+                enforcement: Enforcement::Soft,
+                reason: format!(
+                    "up to this step the plan may cost {cost} {}, {} more than is left of {whose} of {}",
+                    facts.currency,
+                    account.short_by(cost),
+                    account.limit
+                ),
+                retry_at: None,
+                lasting: false,
+            })
+        })
+        .collect()
 }
 
 fn deny(reason: String, decision: Value, violations: Vec<Value>) -> GuardVerdict {

@@ -84,7 +84,7 @@ pub(crate) fn live_plan(row: PlanSummary) -> LivePlan {
         reserved: row.reserved,
         limit: row.limit,
         currency: Currency(row.currency),
-        waits_for: row.reason,
+        waits_for: row.reason.or(row.progress),
         sequence: row.sequence,
         updated_at: row.state_since,
     }

@@ -236,6 +236,8 @@ async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], r
                             used.push((format!("{}/{}/{attempt}", unit.plan, unit.index), cost));
                         }
                     }
+                    // Nobody was asked.
+                    None if matches!(ended.settlement.finding, Finding::HeldBack { .. }) => {}
                     None => fleet.metrics.probe(state.as_str()),
                 }
             }

@@ -1,16 +1,15 @@
 //! The Step Runner: runs one attempt of one unit through its connector, under its lease.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_connectors::{Answer, Call, Connector, Rehearsal};
+use dat_connectors::{Answer, Call, Connector, Listener, Nobody, Rehearsal};
 use dat_guards::{BudgetFacts, Counts, Decision, Inputs, StepFacts, Verdict};
 use dat_plan::mux::ActionRequest;
-use dat_plan::{Currency, UnitKey, UnitKind};
-use dat_store::{Claimed, Finding, Lease, Settlement};
-use serde_json::{Map, Value};
+use dat_plan::{Currency, Progress, UnitKind};
+use dat_store::{Claimed, Finding, LateAnswer, Lease, Settlement};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -18,56 +17,41 @@ use crate::breakers;
 use crate::documents::{Prepared, UnitSpec};
 use crate::fleet::Fleet;
 use crate::guard;
+use crate::late::Late;
 use crate::outcomes::Ended;
 use crate::references;
+use crate::running::Running;
 use crate::stage::storable;
 use crate::trace;
 
 /// The longest that a connector's answer holds back the other steps of its lane.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-/// The leases of attempts that run in this worker, for their renewal.
-#[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<BTreeMap<UnitKey, Lease>>);
+/// Hears what a connector tells of one attempt beside its answer.
+#[derive(Debug)]
+struct Ear {
+    lease: Lease,
+    running: Arc<Running>,
+    late: Late,
+}
 
-impl Running {
-    pub(crate) fn add(&self, lease: &Lease) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.unit, lease.clone());
+impl Listener for Ear {
+    fn progress(&self, progress: Progress) {
+        self.running.told(&self.lease, progress);
     }
 
-    /// Stops renewing; gives whether it was being renewed.
-    pub(crate) fn remove(&self, unit: &UnitKey) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(unit).is_some()
-    }
-
-    fn all(&self) -> Vec<Lease> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    /// Renews what runs, at a third of the lease, until the last attempt has ended.
-    pub(crate) async fn renew(&self, fleet: &Fleet) {
-        let every = Duration::from_millis(fleet.settings.lease_ms / 3);
-        loop {
-            tokio::time::sleep(every).await;
-            let leases = self.all();
-            if leases.is_empty() {
-                continue;
-            }
-            match fleet.store.renew(&leases, fleet.lease_end(fleet.now())).await {
-                Ok(lost) => {
-                    // An attempt that ended meanwhile has left the list: its row is not running because it is settled.
-                    for unit in lost.into_iter().filter(|unit| self.remove(unit)) {
-                        tracing::warn!(plan = %unit.plan, step = unit.index, "its lease was lost; what comes of it is not written");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "leases were not renewed"),
-            }
-        }
+    fn late(&self, answer: Answer) {
+        self.late.came(LateAnswer { lease: self.lease.clone(), finding: said(answer) });
     }
 }
 
 /// Runs one attempt to its end.
-pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) -> Ended {
+pub(crate) async fn attempt(
+    fleet: &Fleet,
+    running: &Arc<Running>,
+    plan: &Prepared,
+    claimed: Claimed,
+) -> Ended {
     let started = Instant::now();
     let unit = claimed.lease.unit;
     let span = tracing::info_span!(
@@ -79,7 +63,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
         trace_id = trace::trace_id(&claimed.traceparent),
     );
     let (finding, decision) = async {
-        let (finding, decision) = run(fleet, plan, &claimed).await;
+        let (finding, decision) = run(fleet, running, plan, &claimed).await;
         dat_fault::around("breaker.unasked", breakers::unasked(fleet, &unit, claimed.attempt)).await;
         tracing::debug!(?finding, "ended");
         (finding, decision)
@@ -100,7 +84,7 @@ pub(crate) async fn attempt(fleet: &Fleet, plan: &Prepared, claimed: Claimed) ->
 /// What came of the attempt, and the decision on its postconditions, for the log.
 type Judged = (Finding, Option<Value>);
 
-async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
+async fn run(fleet: &Fleet, running: &Arc<Running>, plan: &Prepared, claimed: &Claimed) -> Judged {
     let unit = claimed.lease.unit;
     let not_sent = |detail: &str| (Finding::NotSent { detail: detail.to_owned() }, None);
     let Some(spec) = plan.unit(unit) else { return not_sent("the document has no such step") };
@@ -108,7 +92,7 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         return not_sent(&format!("this worker has no connector {}", spec.connector));
     };
     if plan.is_dry() {
-        return (rehearse(&*connector, plan, claimed, &spec, fleet.now()), None);
+        return rehearse(fleet, &*connector, plan, claimed, &spec);
     }
     let parameters = match unit.kind {
         UnitKind::Action => match references::resolve(spec.parameters, &claimed.results) {
@@ -127,6 +111,11 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
         request: action_request(plan, claimed, &spec, parameters.clone(), now),
         timeout,
         traceparent: claimed.traceparent.clone(),
+        listener: Arc::new(Ear {
+            lease: claimed.lease.clone(),
+            running: Arc::clone(running),
+            late: fleet.late.clone(),
+        }),
     };
     // Invariant 2: a worker that lost its lease sends nothing. What is stuck between here and the outside system is
     // refused there, by `not_after` or because a probe sealed its key.
@@ -146,31 +135,53 @@ async fn run(fleet: &Fleet, plan: &Prepared, claimed: &Claimed) -> Judged {
     judge(fleet, plan, claimed, parameters, answer)
 }
 
-/// The step of a dry run: checked, and not sent. There is no answer, so postconditions are not asked.
+/// The step of a dry run: checked, and not sent. Its postconditions are held against the answer where the connector knows
+/// it without asking, and all of what it would be asked with is known; else it is said that they were not asked.
 fn rehearse(
+    fleet: &Fleet,
     connector: &dyn Connector,
     plan: &Prepared,
     claimed: &Claimed,
     spec: &UnitSpec<'_>,
-    now: DateTime<Utc>,
-) -> Finding {
+) -> Judged {
     let parameters = references::resolve_or_null(spec.parameters, &claimed.results);
     let call = Call {
-        request: action_request(plan, claimed, spec, parameters, now),
+        request: action_request(plan, claimed, spec, parameters.clone(), fleet.now()),
         timeout: Duration::from_millis(spec.timeout_ms),
         traceparent: claimed.traceparent.clone(),
+        listener: Arc::new(Nobody),
     };
-    match connector.rehearse(&call) {
-        Rehearsal::Refused { detail } => Finding::Refused { cost: 0, detail: storable(&detail) },
-        Rehearsal::Fine { detail } => {
-            let missing = references::unresolved(spec.parameters, &claimed.results);
-            let without = match missing.as_slice() {
-                [] => String::new(),
-                missing => format!("; null, since a dry run has no results: {}", missing.join(", ")),
-            };
-            Finding::Rehearsed { detail: storable(&format!("dry run: {detail}{without}")) }
+    let (detail, result) = match connector.rehearse(&call) {
+        Rehearsal::Refused { detail } => {
+            return (Finding::Refused { cost: 0, detail: storable(&detail) }, None);
         }
+        Rehearsal::Fine { detail, result } => (detail, result.filter(|result| !holds_nul(result))),
+    };
+    let missing = references::unresolved(spec.parameters, &claimed.results);
+    let mut said = format!("dry run: {detail}");
+    if !missing.is_empty() {
+        said = format!("{said}; null, since nothing answered it: {}", missing.join(", "));
     }
+    let known = result.as_ref().filter(|_| missing.is_empty());
+    let judged = known.and_then(|result| postconditions(fleet, plan, claimed, parameters, result));
+    if let Some((decision, logged)) = judged {
+        if decision.verdict == Verdict::Deny {
+            let detail = storable(&format!("{said}; its answer would not do: {}", guard::reasons(&decision)));
+            return (Finding::Refused { cost: 0, detail }, Some(logged));
+        }
+        let detail = storable(&format!("{said}; its postconditions would hold"));
+        return (Finding::Rehearsed { detail, result: result.unwrap_or_else(|| json!({})) }, Some(logged));
+    }
+    if has_postconditions(plan, claimed) {
+        said.push_str("; its postconditions are not asked: its answer is not known");
+    }
+    (Finding::Rehearsed { detail: storable(&said), result: result.unwrap_or_else(|| json!({})) }, None)
+}
+
+fn has_postconditions(plan: &Prepared, claimed: &Claimed) -> bool {
+    let unit = claimed.lease.unit;
+    let step = usize::try_from(unit.index).ok().and_then(|index| plan.document.steps.get(index));
+    unit.kind == UnitKind::Action && step.is_some_and(|step| !step.postconditions.is_empty())
 }
 
 fn action_request(
@@ -206,23 +217,30 @@ fn judge(
     parameters: Map<String, Value>,
     answer: Answer,
 ) -> Judged {
-    let finding = match answer {
-        Answer::Done { result, cost, refund } => {
-            if holds_nul(&result) {
-                let shown: String = storable(&result.to_string()).chars().take(500).collect();
-                let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
-                return (Finding::Unusable { cost, refund, detail }, None);
-            }
-            let Some((decision, logged)) = postconditions(fleet, plan, claimed, parameters, &result) else {
-                return (Finding::Done { result, cost, refund }, None);
-            };
-            let finding = if decision.verdict == Verdict::Deny {
-                Finding::Unusable { cost, refund, detail: guard::reasons(&decision) }
-            } else {
-                Finding::Done { result, cost, refund }
-            };
-            return (finding, Some(logged));
+    let (result, cost, refund) = match said(answer) {
+        Finding::Done { result, cost, refund } => (result, cost, refund),
+        finding => return (finding, None),
+    };
+    let Some((decision, logged)) = postconditions(fleet, plan, claimed, parameters, &result) else {
+        return (Finding::Done { result, cost, refund }, None);
+    };
+    let finding = if decision.verdict == Verdict::Deny {
+        Finding::Unusable { cost, refund, detail: guard::reasons(&decision) }
+    } else {
+        Finding::Done { result, cost, refund }
+    };
+    (finding, Some(logged))
+}
+
+/// The connector's word, as it can be kept.
+fn said(answer: Answer) -> Finding {
+    match answer {
+        Answer::Done { result, cost, refund } if holds_nul(&result) => {
+            let shown: String = storable(&result.to_string()).chars().take(500).collect();
+            let detail = format!("the answer cannot be stored, it holds U+0000: {shown}");
+            Finding::Unusable { cost, refund, detail }
         }
+        Answer::Done { result, cost, refund } => Finding::Done { result, cost, refund },
         Answer::Error { cost, detail, retry_after_ms, .. } => Finding::Error {
             cost,
             detail: storable(&detail),
@@ -231,8 +249,7 @@ fn judge(
         Answer::Refused { cost, detail } => Finding::Refused { cost, detail: storable(&detail) },
         Answer::NotSent { detail } => Finding::NotSent { detail: storable(&detail) },
         Answer::Unanswered { detail } => Finding::Unanswered { detail: storable(&detail) },
-    };
-    (finding, None)
+    }
 }
 
 /// Whether a value holds text that PostgreSQL does not store.

@@ -23,7 +23,8 @@ use crate::guard::StepGuard;
 use crate::limits::{Candidates, Limited};
 use crate::outcomes::Ended;
 use crate::recovery;
-use crate::runner::{self, Running};
+use crate::runner;
+use crate::running::Running;
 use crate::stage::{Disposition, Parked, Stage};
 use crate::windows::Reserved;
 
@@ -385,7 +386,7 @@ impl Dispatcher {
         fleet.breakers.started(&claimed.lease.unit, claimed.attempt);
         tokio::spawn(async move {
             let unit = claimed.lease.unit;
-            let outcome = runner::attempt(&fleet, &plan, claimed).await;
+            let outcome = runner::attempt(&fleet, &running, &plan, claimed).await;
             running.remove(&unit);
             // The committer ends after the last attempt has.
             let _ = ended.send(outcome.holding(permit));

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
-use dat_connectors::ProbeAnswer;
+use dat_connectors::{ProbeAnswer, Reached};
 use dat_plan::document::{OnUnknown, RollbackKind, RollbackScope};
 use dat_plan::rollback::{self, FailedUnit};
 use dat_store::{
@@ -17,6 +17,7 @@ use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
+use crate::breakers;
 use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
 use crate::fleet::Fleet;
@@ -241,12 +242,31 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         _ if plan.is_dry() => ProbeAnswer::Sealed, // nothing left this process, and nothing will
         Some(connector) => {
             let action = spec.map_or("", |s| s.action);
-            let asked = connector.probe(action, &probe.idempotency_key, not_after, PROBE_TIMEOUT);
-            dat_fault::around("probe.send", asked).await
+            // Where nobody can be asked there is nothing to hold back.
+            if connector.action(action).is_some_and(|declared| declared.can_probe) {
+                let (name, most) = (connector_name.as_str(), PROBE_TIMEOUT);
+                let held =
+                    dat_fault::around("breaker.ask_probe", breakers::hold_probe(fleet, name, &probe, most));
+                if let Some((until, reason)) = held.await {
+                    return held_back(probe, connector_name, until, reason, started.elapsed());
+                }
+            }
+            let key = probe.idempotency_key.as_str();
+            let asked =
+                dat_fault::around("probe.send", connector.probe(action, key, not_after, PROBE_TIMEOUT));
+            let answer = asked.await;
+            dat_fault::around(
+                "breaker.report_probe",
+                breakers::report_probe(fleet, &connector_name, &probe, &answer),
+            )
+            .await;
+            answer
         }
-        None => {
-            ProbeAnswer::Unknown { detail: "this worker has no such connector".to_owned(), answered: false }
-        }
+        None => ProbeAnswer::Unknown {
+            detail: "this worker has no such connector".to_owned(),
+            answered: false,
+            reached: Reached::Unasked,
+        },
     };
     tracing::info!(plan = %unit.plan, step = probe.step_key, key = probe.idempotency_key, ?answer, "probed");
     let finding = match answer {
@@ -267,10 +287,8 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         ProbeAnswer::NoProbe { .. } if plan.document.on_unknown == OnUnknown::Rollback => {
             Finding::GivenUp { charge: spec.map_or(0, |s| s.max_cost) }
         }
-        // The same key makes no second effect: an attempt like any that failed, and to be undone like one.
-        ProbeAnswer::Repeatable { detail } => {
-            Finding::Error { cost: 0, detail: storable(&detail), retry_after_ms: 0 }
-        }
+        // The same key makes no second effect: an attempt like any that failed or was lost, and to be undone like one.
+        ProbeAnswer::Repeatable { detail } => Finding::Repeatable { detail: storable(&detail) },
         ProbeAnswer::Unknown { detail, .. } | ProbeAnswer::NoProbe { detail } => {
             let wait = TimeDelta::milliseconds(500 << probe.probes.clamp(0, 6));
             Finding::CannotTell { detail: storable(&detail), again_at: fleet.now() + wait }
@@ -282,6 +300,14 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
         connector_name,
         started.elapsed(),
     )
+}
+
+/// A probe that the breaker holds back: the unit stays as it is, and is looked at again.
+fn held_back(probe: Probe, connector: String, until: DateTime<Utc>, reason: String, took: Duration) -> Ended {
+    tracing::debug!(plan = %probe.lease.unit.plan, step = probe.step_key, reason, "not probed");
+    let finding = Finding::HeldBack { reason, until };
+    let settlement = Settlement { lease: probe.lease, finding, successors: Vec::new(), decision: None };
+    Ended::probe(settlement, connector, took)
 }
 
 /// The stage of `step.failed`.

@@ -25,6 +25,7 @@ use crate::control;
 use crate::documents::Documents;
 use crate::fleet::{Bells, Fleet};
 use crate::health;
+use crate::late::{Late, LateWriter};
 use crate::limits::Limits;
 use crate::live::{Live, LiveWriter};
 use crate::metrics::Metrics;
@@ -34,7 +35,7 @@ use crate::plan_approved::Verdicts;
 use crate::plan_submitted::PlanSubmitted;
 use crate::reconciler;
 use crate::relay;
-use crate::runner::Running;
+use crate::running::Running;
 use crate::settings::Settings;
 use crate::stage;
 use crate::step_dispatch::{Dispatcher, StepDispatch};
@@ -105,7 +106,7 @@ impl Worker {
     ) -> Result<Self, CannotStart> {
         let entropy = Arc::new(SeededEntropy::from_os());
         let name = name.unwrap_or_else(|| format!("worker-{}", &entropy.id().simple().to_string()[..8]));
-        let (fleet, live) = assemble(settings, name, entropy)?;
+        let (fleet, live, late) = assemble(settings, name, entropy)?;
         let listener = TcpListener::bind(settings.worker.listen)
             .await
             .map_err(|error| CannotStart(format!("cannot listen on {}: {error}", settings.worker.listen)))?;
@@ -113,7 +114,9 @@ impl Worker {
         let mut worker = Self::spawn(Arc::new(fleet), address, roles);
         worker.serve(listener);
         let fleet = Arc::clone(&worker.fleet);
+        let noting = Arc::clone(&fleet);
         worker.helpers.spawn(async move { live.run(&fleet).await });
+        worker.helpers.spawn(async move { late.run(&noting).await });
         Ok(worker)
     }
 
@@ -240,7 +243,7 @@ fn assemble(
     settings: &Settings,
     name: String,
     entropy: Arc<SeededEntropy>,
-) -> Result<(Fleet, LiveWriter), CannotStart> {
+) -> Result<(Fleet, LiveWriter, LateWriter), CannotStart> {
     let trust = settings.trust().map_err(cannot)?;
     let store = Store::new(&settings.database_url, settings.worker.connections, &name).map_err(cannot)?;
     let config = BusConfig::new(&settings.amqp_url, name.clone()).map_err(cannot)?;
@@ -251,9 +254,10 @@ fn assemble(
     let limits = Limits::new(settings, &runtime).map_err(cannot)?;
     let windows = Windows::new(&settings.token_window, &runtime, &name);
     let (live, writer) = Live::new(&runtime);
+    let (late, late_writer) = Late::new();
     let breakers = Breakers::new(&settings.breaker, &runtime, &name).map_err(cannot)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let mux = Mux::new(bus.rpc_client(None), topology.exchange(Exchange::Mux).name());
+    let mux = Mux::new(bus.rpc_client(), topology.exchange(Exchange::Mux).name());
     let mut connectors = Connectors::default().with(Echo).with(mux);
     if !settings.http.action.is_empty() {
         let variable = |name: &str| std::env::var(name).ok();
@@ -276,6 +280,7 @@ fn assemble(
         windows,
         live,
         runtime,
+        late,
         metrics: Metrics::new().map_err(cannot)?,
         clock,
         entropy,
@@ -283,5 +288,5 @@ fn assemble(
         draining: CancellationToken::new(),
         closing: CancellationToken::new(),
     };
-    Ok((fleet, writer))
+    Ok((fleet, writer, late_writer))
 }

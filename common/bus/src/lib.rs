@@ -17,6 +17,7 @@
 mod acker;
 mod backoff;
 mod browser;
+mod calls;
 mod channels;
 mod config;
 mod consumer;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 pub use acker::Acker;
 pub use browser::{BrowseError, Browser};
+pub use calls::Aside;
 pub use config::{BusConfig, ConfigError};
 pub use consumer::{ConsumeSpec, Consumer};
 pub use delivery::{Delivery, DeliveryToken, Received};
@@ -193,11 +195,11 @@ impl Bus {
     }
 
     /// A client for requests that are answered on an exclusive queue of its own. Answers that come after their call has
-    /// ended are counted, and go to `late` if it has room.
+    /// ended are counted, and told to whoever listens besides ([`RpcClient::call_with`]).
     #[must_use]
-    pub fn rpc_client(&self, late: Option<mpsc::Sender<Received>>) -> RpcClient {
+    pub fn rpc_client(&self) -> RpcClient {
         let replies = self.subscribe(Source::Exclusive { bindings: Vec::new() }, EXCLUSIVE_PREFETCH);
-        RpcClient::start(self.publisher(), replies, late)
+        RpcClient::start(self.publisher(), replies)
     }
 
     fn subscribe(&self, source: Source, prefetch: NonZeroU16) -> Consumer {

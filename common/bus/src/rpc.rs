@@ -1,15 +1,15 @@
 //! Request and reply. What matters to a caller is whether a request without an answer may have had an effect, so the
 //! error says that first.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use crate::calls::{Aside, Calls, Waiting};
 use crate::consumer::Consumer;
 use crate::delivery::Received;
 use crate::message::Message;
@@ -77,15 +77,9 @@ pub struct RpcClient {
 struct Pending {
     /// Distinguishes clients in the correlation ids, for whoever reads a log of several.
     nonce: u64,
-    calls: AtomicU64,
+    begun: AtomicU64,
     late: AtomicU64,
-    waiting: Mutex<HashMap<String, Waiting>>,
-}
-
-struct Waiting {
-    /// The channel of the reply queue that the request named.
-    generation: u64,
-    answer: oneshot::Sender<Received>,
+    calls: Mutex<Calls>,
 }
 
 /// A call that is waited for, until this is dropped.
@@ -96,20 +90,16 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.pending.waiting().remove(self.correlation_id);
+        self.pending.calls().end(self.correlation_id);
     }
 }
 
 impl RpcClient {
-    pub(crate) fn start(
-        publisher: Publisher,
-        replies: Consumer,
-        late: Option<mpsc::Sender<Received>>,
-    ) -> Self {
+    pub(crate) fn start(publisher: Publisher, replies: Consumer) -> Self {
         let stop = CancellationToken::new();
         let pending = Arc::new(Pending { nonce: fastrand::u64(..), ..Pending::default() });
         let bound = replies.bound.clone();
-        let router = Arc::clone(&pending).route(replies, late);
+        let router = Arc::clone(&pending).route(replies);
         tokio::spawn(stop.clone().run_until_cancelled_owned(router));
         Self { publisher, bound, pending, _stop: Arc::new(stop.drop_guard()) }
     }
@@ -130,16 +120,37 @@ impl RpcClient {
     /// here. Does not wait for a connection: what the caller has checked before sending should still hold when the
     /// request leaves.
     pub async fn call(&self, request: Message, deadline: Instant) -> Result<Received, RpcError> {
+        self.ask(request, deadline, None).await
+    }
+
+    /// The same, and `aside` hears what comes besides: what is not the answer, and the answer where it comes after the
+    /// call has ended without one. Of these calls the last 4,096 are remembered, each for ten minutes, as long as the
+    /// queue for the answers is there.
+    pub async fn call_with(
+        &self,
+        request: Message,
+        deadline: Instant,
+        aside: Arc<dyn Aside>,
+    ) -> Result<Received, RpcError> {
+        self.ask(request, deadline, Some(aside)).await
+    }
+
+    async fn ask(
+        &self,
+        request: Message,
+        deadline: Instant,
+        aside: Option<Arc<dyn Aside>>,
+    ) -> Result<Received, RpcError> {
         let not_sent = |reason| RpcError::NotSent(reason);
         let bound = self.bound.borrow().clone().ok_or(not_sent(NotSent::NoReplyQueue))?;
-        let number = self.pending.calls.fetch_add(1, Ordering::Relaxed);
+        let number = self.pending.begun.fetch_add(1, Ordering::Relaxed);
         let correlation_id = format!("{:016x}-{number}", self.pending.nonce);
         let request = request.reply_to(bound.queue).correlation_id(&correlation_id).mandatory(true);
         let request =
             Outgoing::try_from(request).map_err(|error| not_sent(NotSent::NoChannel(error.into())))?;
         let (answer, mut answered) = oneshot::channel();
-        let waiting = Waiting { generation: bound.generation, answer };
-        self.pending.waiting().insert(correlation_id.clone(), waiting);
+        let waiting = Waiting { generation: bound.generation, answer, aside };
+        self.pending.calls().begin(correlation_id.clone(), waiting);
         let _entry = Entry { pending: &self.pending, correlation_id: &correlation_id };
 
         let lease =
@@ -159,7 +170,13 @@ impl RpcClient {
         tokio::select! {
             biased;
             answer = &mut answered => answer.map_err(|_| RpcError::MaybeSent(MaybeSent::ReplyQueueLost)),
-            error = unanswered => answered.try_recv().map_err(|_| error),
+            error = unanswered => {
+                if matches!(error, RpcError::MaybeSent(_)) {
+                    // From here on an answer is late; one that is not has been handed over before.
+                    self.pending.calls().lapse(&correlation_id, Instant::now());
+                }
+                answered.try_recv().map_err(|_| error)
+            }
         }
     }
 }
@@ -178,7 +195,7 @@ fn sent(outcome: Result<Vec<Receipt>, PublishError>) -> Result<(), RpcError> {
 }
 
 impl Pending {
-    async fn route(self: Arc<Self>, mut replies: Consumer, late: Option<mpsc::Sender<Received>>) {
+    async fn route(self: Arc<Self>, mut replies: Consumer) {
         let mut bound = replies.bound.clone();
         loop {
             let reply = tokio::select! {
@@ -188,35 +205,34 @@ impl Pending {
                 changed = bound.changed() => match changed {
                     Ok(()) => {
                         let generation = bound.borrow_and_update().as_ref().map(|bound| bound.generation);
-                        self.waiting().retain(|_, waiting| Some(waiting.generation) == generation);
+                        self.calls().moved_to(generation);
                         continue;
                     }
                     Err(_) => None,
                 },
             };
             let Some(reply) = reply else { break };
-            self.hand_over(reply.message, late.as_ref());
+            self.hand_over(reply.message);
         }
-        self.waiting().clear();
+        self.calls().clear();
     }
 
-    fn hand_over(&self, reply: Received, late: Option<&mpsc::Sender<Received>>) {
-        let waiting = reply.correlation_id.as_ref().and_then(|id| self.waiting().remove(id));
-        let Some(reply) = (match waiting {
-            Some(waiting) => waiting.answer.send(reply).err(),
-            None => Some(reply),
-        }) else {
+    fn hand_over(&self, message: Received) {
+        let id = message.correlation_id.clone().unwrap_or_default();
+        let aside = self.calls().aside(&id);
+        if aside.is_some_and(|aside| aside.interim(&message)) {
             return;
-        };
+        }
+        let late = self.calls().hand_over(&id, message, Instant::now());
+        let Some((answer, aside)) = late else { return };
         self.late.fetch_add(1, Ordering::Relaxed);
-        debug!(correlation_id = reply.correlation_id, "an answer came after its call had ended");
-        if let Some(late) = late {
-            // Who does not keep up with late answers loses some; the count above does not.
-            let _ = late.try_send(reply);
+        debug!(correlation_id = id, "an answer came after its call had ended");
+        if let Some(aside) = aside {
+            aside.late(answer);
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

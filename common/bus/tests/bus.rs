@@ -6,11 +6,12 @@ mod broker;
 mod relay;
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dat_bus::{
-    Bus, BusConfig, ConsumeSpec, Consumer, Delivery, DeliveryToken, LinkState, MaybeSent, Message, NotSent,
-    PublishError, Receipt, Received, RpcError,
+    Aside, Bus, BusConfig, ConsumeSpec, Consumer, Delivery, DeliveryToken, LinkState, MaybeSent, Message,
+    NotSent, PublishError, Receipt, Received, RpcError,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -248,13 +249,31 @@ async fn answer(bus: Bus, queue: &str, requests: mpsc::Sender<Received>, mut go:
     }
 }
 
+/// Hears what comes to a call beside its answer; what says that it is none is none.
+struct Ear {
+    interim: mpsc::Sender<Received>,
+    late: mpsc::Sender<Received>,
+}
+
+impl Aside for Ear {
+    fn interim(&self, message: &Received) -> bool {
+        message.body == b"interim" && self.interim.try_send(message.clone()).is_ok()
+    }
+
+    fn late(&self, answer: Received) {
+        let _ = self.late.try_send(answer);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_says_whether_its_request_may_have_been_sent() {
     let broker = Broker::new("rpc");
     broker.declare_queue("requests").await;
     let (bus, other_side) = (start(&broker.amqp_url).await, start(&broker.amqp_url).await);
+    let client = bus.rpc_client();
     let (late, mut lates) = mpsc::channel(1);
-    let client = bus.rpc_client(Some(late));
+    let (interim, mut interims) = mpsc::channel(1);
+    let aside = Arc::new(Ear { interim, late });
     soon("the reply queue", client.ready()).await;
     let (requests, mut arrived) = mpsc::channel(1);
     let (go, gone) = mpsc::channel(1);
@@ -276,12 +295,28 @@ async fn a_call_says_whether_its_request_may_have_been_sent() {
     assert!(matches!(too_late, Err(RpcError::NotSent(_))), "{too_late:?}");
 
     // The other side got the request, and answers after the deadline.
-    let unanswered = client.call(request("4"), Instant::now() + Duration::from_millis(300)).await;
+    let unanswered =
+        client.call_with(request("4"), Instant::now() + Duration::from_millis(300), aside.clone()).await;
     assert_eq!(unanswered, Err(RpcError::MaybeSent(MaybeSent::NoAnswer)));
     assert_eq!(arrived.recv().await.expect("the request").body, b"4");
     go.send(()).await.expect("the other side is there");
     assert_eq!(soon("the late answer", lates.recv()).await.expect("an answer").body, b"4");
     assert_eq!(client.late(), 1);
+
+    // What is not the answer is heard, and waited past.
+    let call = tokio::spawn({
+        let (client, message) = (client.clone(), request("interim"));
+        async move { client.call_with(message, patient(), aside).await }
+    });
+    let asked = arrived.recv().await.expect("the request");
+    let answer = Message::json("", asked.reply_to.expect("a queue"), "done").persistent(false);
+    let answer = answer.correlation_id(asked.correlation_id.expect("an id"));
+    go.send(()).await.expect("the other side is there");
+    assert_eq!(soon("what is not the answer", interims.recv()).await.expect("a message").body, b"interim");
+    assert!(!call.is_finished());
+    bus.publisher().publish(answer).await.expect("published");
+    let answered = soon("the call to end", call).await.expect("no panic").expect("an answer");
+    assert_eq!((answered.body.as_slice(), client.late()), (&b"done"[..], 1));
 
     // The reply queue goes while the other side is at it.
     let call = tokio::spawn({
@@ -303,7 +338,7 @@ async fn a_broker_that_is_away_is_waited_for_and_nothing_is_sent_meanwhile() {
         BusConfig::new(&relay.amqp_url, "dat-bus test").expect("an address"),
         CancellationToken::new(),
     );
-    let client = bus.rpc_client(None);
+    let client = bus.rpc_client();
     let call = client.call(Message::json("", "requests", "{}"), Instant::now() + PATIENCE).await;
     assert_eq!(call, Err(RpcError::NotSent(NotSent::NoReplyQueue)));
     assert_eq!(bus.publisher().publish(to_queue("work", 1)).await, Err(PublishError::Unavailable));

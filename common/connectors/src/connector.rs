@@ -1,6 +1,7 @@
 //! The contract: what a connector is asked, what it may answer, and what it declares.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,8 +9,11 @@ use chrono::{DateTime, Utc};
 use dat_plan::mux::ActionRequest;
 use serde_json::Value;
 
+use crate::listener::Listener;
+
 /// What a connector says of itself. Readiness refuses a plan that needs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own")]
 pub struct Declaration {
     /// The name that plan documents use.
     pub name: &'static str,
@@ -19,6 +23,8 @@ pub struct Declaration {
     pub can_probe: bool,
     /// Actions can be undone through it.
     pub can_compensate: bool,
+    /// It may tell how far a long action is ([`Listener::progress`]). Nothing depends on it.
+    pub reports_progress: bool,
 }
 
 /// What a connector says of one of its actions.
@@ -43,6 +49,8 @@ pub struct Call {
     pub timeout: Duration,
     /// W3C trace context.
     pub traceparent: String,
+    /// Who hears what comes of it beside the answer.
+    pub listener: Arc<dyn Listener>,
 }
 
 /// What came of a request.
@@ -88,18 +96,31 @@ pub enum Answer {
 }
 
 /// What comes of a request that is checked and not sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Rehearsal {
     /// It would be sent.
     Fine {
         /// What would be done, for people.
         detail: String,
+        /// What would be answered, where that is known without asking: postconditions are held against it.
+        result: Option<Value>,
     },
     /// It would never be sent, or never be taken.
     Refused {
         /// Why, for people.
         detail: String,
     },
+}
+
+/// Whether an outside system was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// It answered.
+    Yes,
+    /// It did not, or said itself that it is ill.
+    No,
+    /// It was not asked.
+    Unasked,
 }
 
 /// What a probe found.
@@ -122,6 +143,8 @@ pub enum ProbeAnswer {
         detail: String,
         /// The outside system answered, and cannot tell; else it could not be asked, or it is too early to believe it.
         answered: bool,
+        /// What asking says of the outside system, whatever its answer is worth: its breaker goes by that.
+        reached: Reached,
     },
     /// It cannot be asked; but no request is on its way any more, and the same key can be sent again.
     Repeatable {
@@ -156,7 +179,7 @@ pub trait Connector: Send + Sync {
     /// Must not ask anybody outside the process; it may be called any number of times.
     fn rehearse(&self, call: &Call) -> Rehearsal {
         let name = self.declaration().name;
-        Rehearsal::Fine { detail: format!("it would ask {name} for {}", call.request.action) }
+        Rehearsal::Fine { detail: format!("it would ask {name} for {}", call.request.action), result: None }
     }
 
     /// Asks what came of an action's key, and seals it if nothing did. `not_after` is the latest moment at which the

@@ -15,7 +15,13 @@ pub struct Echo;
 #[async_trait]
 impl Connector for Echo {
     fn declaration(&self) -> Declaration {
-        Declaration { name: "echo", idempotent: true, can_probe: true, can_compensate: true }
+        Declaration {
+            name: "echo",
+            idempotent: true,
+            can_probe: true,
+            can_compensate: true,
+            reports_progress: false,
+        }
     }
 
     /// The result is the parameters; the cost is the number `cost` among them, at most the step's `max_cost`.
@@ -30,7 +36,8 @@ impl Connector for Echo {
         let request = &call.request;
         let cost = request.parameters.get("cost").and_then(Value::as_i64).unwrap_or(0);
         let cut = if (0..=request.max_cost).contains(&cost) { "" } else { ", cut to what is allowed" };
-        Rehearsal::Fine { detail: format!("it would answer its parameters and cost {cost}{cut}") }
+        let detail = format!("it would answer its parameters and cost {cost}{cut}");
+        Rehearsal::Fine { detail, result: Some(Value::Object(request.parameters.clone())) }
     }
 
     /// Nothing outside the process ever happened.

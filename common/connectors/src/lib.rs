@@ -9,11 +9,15 @@
 mod connector;
 mod echo;
 pub mod http;
+mod listener;
 mod mux;
 mod registry;
 
-pub use connector::{ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+pub use connector::{
+    ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer, Reached, Rehearsal,
+};
 pub use echo::Echo;
 pub use http::Http;
+pub use listener::{Listener, Nobody};
 pub use mux::Mux;
 pub use registry::Connectors;

@@ -1,19 +1,28 @@
 //! `mux`: the Market Integration Layer, by AMQP request and reply.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dat_bus::{Message, RpcClient, RpcError};
-use dat_plan::amount;
-use dat_plan::mux::{ActionReply, ActionRequest, ActionStatus, PROBE, ProbeReply, ProbeRequest, ProbeStatus};
+use dat_bus::{Aside, Message, Received, RpcClient, RpcError};
+use dat_plan::mux::{
+    ActionReply, ActionRequest, ActionStatus, PROBE, PROGRESS, ProbeReply, ProbeRequest, ProbeStatus,
+    ProgressReport,
+};
+use dat_plan::{Progress, amount};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Rehearsal};
+use crate::connector::{Answer, Call, Connector, Declaration, ProbeAnswer, Reached, Rehearsal};
+use crate::listener::Listener;
 
 /// The most that AMQP carries as a routing key.
 const ROUTING_KEY_BYTES: usize = 255;
+
+/// The largest message that is looked through for a report of progress where its `type` does not say that it is one.
+const REPORT_BYTES: usize = 4_096;
 
 /// The connector `mux`.
 pub struct Mux {
@@ -31,7 +40,13 @@ impl Mux {
 #[async_trait]
 impl Connector for Mux {
     fn declaration(&self) -> Declaration {
-        Declaration { name: "mux", idempotent: true, can_probe: true, can_compensate: true }
+        Declaration {
+            name: "mux",
+            idempotent: true,
+            can_probe: true,
+            can_compensate: true,
+            reports_progress: true,
+        }
     }
 
     async fn act(&self, call: Call) -> Answer {
@@ -46,7 +61,8 @@ impl Connector for Mux {
             .expiration_ms(u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX))
             .persistent(false)
             .traceparent(&call.traceparent);
-        match self.rpc.call(message, deadline).await {
+        let aside = Arc::new(Heard { listener: call.listener });
+        match self.rpc.call_with(message, deadline, aside).await {
             Ok(reply) => read_reply(&reply.body),
             Err(RpcError::NotSent(why)) => Answer::NotSent { detail: format!("MUX was not reached: {why}") },
             Err(RpcError::MaybeSent(why)) => {
@@ -75,9 +91,31 @@ impl Connector for Mux {
         match self.rpc.call(message, deadline).await {
             Ok(reply) => read_probe(&reply.body),
             Err(error) => {
-                ProbeAnswer::Unknown { detail: format!("MUX could not be asked: {error}"), answered: false }
+                let detail = format!("MUX could not be asked: {error}");
+                ProbeAnswer::Unknown { detail, answered: false, reached: Reached::No }
             }
         }
+    }
+}
+
+/// What MUX says of a request beside its answer.
+struct Heard {
+    listener: Arc<dyn Listener>,
+}
+
+impl Aside for Heard {
+    fn interim(&self, message: &Received) -> bool {
+        if !is_report(message) {
+            return false;
+        }
+        if let Some(progress) = read_progress(message).and_then(Progress::kept) {
+            self.listener.progress(progress);
+        }
+        true
+    }
+
+    fn late(&self, answer: Received) {
+        self.listener.late(read_reply(&answer.body));
     }
 }
 
@@ -100,9 +138,30 @@ fn rehearsed(exchange: &str, request: &ActionRequest) -> Rehearsal {
                 request.max_cost,
                 request.currency,
             ),
+            result: None,
         },
         Err(_) => refused("the request has no JSON form"),
     }
+}
+
+/// Whether a message is a report of progress, and so not the answer.
+fn is_report(message: &Received) -> bool {
+    if message.kind.as_deref() == Some(PROGRESS) {
+        return true;
+    }
+    message.body.len() <= REPORT_BYTES
+        && serde_json::from_slice::<Status>(&message.body).is_ok_and(|status| status.status == PROGRESS)
+}
+
+/// What can be read of a report of progress.
+fn read_progress(message: &Received) -> Option<Progress> {
+    serde_json::from_slice::<ProgressReport>(&message.body).ok().map(|report| report.progress)
+}
+
+/// What every message of MUX's begins to be read by.
+#[derive(Deserialize)]
+struct Status {
+    status: String,
 }
 
 /// An answer that cannot be read leaves the outcome unknown: something may well have happened.
@@ -134,7 +193,7 @@ fn read_probe(body: &[u8]) -> ProbeAnswer {
         Ok(reply) => reply,
         Err(error) => {
             let detail = format!("MUX's answer cannot be read: {error}");
-            return ProbeAnswer::Unknown { detail, answered: true };
+            return ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes };
         }
     };
     let amounts_fit = [reply.cost, reply.refund].iter().all(|a| (0..=amount::MAX).contains(a));
@@ -146,10 +205,13 @@ fn read_probe(body: &[u8]) -> ProbeAnswer {
         },
         ProbeStatus::Done => {
             let detail = "MUX's answer has an amount out of bounds".to_owned();
-            ProbeAnswer::Unknown { detail, answered: true }
+            ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes }
         }
         ProbeStatus::Sealed => ProbeAnswer::Sealed,
-        ProbeStatus::Unknown => ProbeAnswer::Unknown { detail: "MUX cannot tell".to_owned(), answered: true },
+        ProbeStatus::Unknown => {
+            let detail = "MUX cannot tell".to_owned();
+            ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes }
+        }
     }
 }
 
@@ -186,7 +248,7 @@ mod tests {
             attempt: 1,
             undo_of: None,
         };
-        let Rehearsal::Fine { detail } = rehearsed("mux", &request("ads.on")) else {
+        let Rehearsal::Fine { detail, result: None } = rehearsed("mux", &request("ads.on")) else {
             panic!("it can be sent")
         };
         assert!(
@@ -196,6 +258,26 @@ mod tests {
         for action in [PROBE, &"x".repeat(256)] {
             assert!(matches!(rehearsed("mux", &request(action)), Rehearsal::Refused { .. }), "{action}");
         }
+    }
+
+    #[test]
+    fn a_report_of_progress_is_known_by_its_type_or_its_status_and_no_answer_is_taken_for_one() {
+        let read = |kind: Option<&str>, body: &[u8]| {
+            let kind = kind.map(str::to_owned);
+            let message = Received { kind, body: body.to_vec(), ..Received::default() };
+            (is_report(&message), read_progress(&message).filter(|_| is_report(&message)))
+        };
+        let said = |done, total| (true, Some(Progress { done, total, message: None }));
+        assert_eq!(read(None, br#"{"status": "progress", "done": 3, "total": 10}"#), said(Some(3), Some(10)));
+        assert_eq!(read(Some("progress"), br#"{"status": "progress", "more": 1}"#), said(None, None));
+        // A report that cannot be read is one all the same: the call goes on waiting.
+        assert_eq!(read(Some("progress"), b"not json"), (true, None));
+        assert_eq!(read(None, br#"{"status": "progress", "done": "three"}"#), (true, None));
+        for answer in [&b"not json"[..], br#"{"status": "ok"}"#, br#"{"status": 1}"#, b"{}"] {
+            assert_eq!(read(None, answer), (false, None));
+        }
+        let large = format!(r#"{{"status": "progress", "message": "{}"}}"#, "x".repeat(REPORT_BYTES));
+        assert_eq!(read(None, large.as_bytes()), (false, None));
     }
 
     #[test]

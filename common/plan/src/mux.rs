@@ -69,6 +69,21 @@ pub struct ActionReply {
     pub retry_after_ms: Option<u64>,
 }
 
+/// The `type` and the `status` of a report of progress.
+pub const PROGRESS: &str = "progress";
+
+/// What MUX may say of a long action before it answers, to the same queue under the same `correlation_id`, however often
+/// it likes: an extension of the contract, and a MUX that never says it is none the worse. It is a report by the AMQP
+/// property `type: "progress"`, or by its `status` where its body is small.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// `progress`.
+    pub status: String,
+    /// How far it is.
+    #[serde(flatten)]
+    pub progress: crate::progress::Progress,
+}
+
 /// The routing key of probes.
 pub const PROBE: &str = "probe";
 

@@ -1,5 +1,7 @@
 //! What a request tells the sandbox MUX to do: `parameters.sandbox`.
 
+use std::time::Duration;
+
 use dat_plan::mux::ActionRequest;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -30,6 +32,8 @@ pub(crate) struct Behaviour {
     times: Option<u32>,
     /// How long the request takes before anything of it is decided.
     pub(crate) delay_ms: u64,
+    /// How many reports of progress it sends meanwhile, spread over that time; 1,000 at most.
+    pub(crate) progress: u32,
     /// What the effect costs. Only an effect costs anything.
     pub(crate) cost: i64,
     /// What the effect gives back.
@@ -47,6 +51,12 @@ impl Behaviour {
             None => Ok(Self::default()),
             Some(told) => Self::deserialize(told),
         }
+    }
+
+    /// How many reports of progress are sent, and how long it takes until each, and from the last to the end.
+    pub(crate) fn beats(&self) -> (u32, Duration) {
+        let reports = self.progress.min(1_000);
+        (reports, Duration::from_millis(self.delay_ms) / (reports + 1))
     }
 
     /// How this attempt ends.
@@ -83,6 +93,14 @@ mod tests {
         assert_eq!([1, 2, 3].map(|n| behaviour.ending(n)), [Ending::Error, Ending::Error, Ending::Ok]);
         let always = Behaviour::of(&request(json!({"outcome": "lost_reply"}))).expect("readable");
         assert_eq!(always.ending(100), Ending::LostReply);
+    }
+
+    #[test]
+    fn reports_are_spread_over_the_delay() {
+        let told = json!({"delay_ms": 1000, "progress": 3});
+        let behaviour = Behaviour::of(&request(told)).expect("readable");
+        assert_eq!(behaviour.beats(), (3, Duration::from_millis(250)));
+        assert_eq!(Behaviour::default().beats(), (0, Duration::ZERO));
     }
 
     #[test]

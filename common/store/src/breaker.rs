@@ -8,12 +8,13 @@ use crate::control::ControlChange;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::pool::Store;
+use crate::wake::{breaker_wait, wake};
 
 /// How a breaker is forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerForce {
-    /// Nothing is claimed for its connector.
+    /// Nothing is claimed for its connector, and none of its outcomes is probed.
     Open,
     /// What it says by itself is ignored.
     Closed,
@@ -47,7 +48,8 @@ pub struct ForcedBreaker {
 
 impl Store {
     /// Forces a connector's breaker, or lets it move by itself again. No claim that begins after this has committed
-    /// goes through one that is forced open.
+    /// goes through one that is forced open, be it of a step, an undo or a probe. What it put off is looked at now unless
+    /// it is forced open.
     pub async fn force_breaker(
         &self,
         connector: &str,
@@ -83,6 +85,10 @@ impl Store {
         };
         if changed.rows_affected() == 0 {
             return Ok(ControlChange::AlreadySo);
+        }
+        if force != Some(BreakerForce::Open) {
+            // What an open breaker put off may go, or asks it anew.
+            wake(&mut tx, connector, &breaker_wait(connector), now).await?;
         }
         let act = match force {
             Some(BreakerForce::Open) => ControlAct::OpenBreaker,

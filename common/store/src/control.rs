@@ -16,6 +16,7 @@ use crate::operator::Operator;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
 use crate::two_person::{self, Requested};
+use crate::wake::{breaker_wait, disabled_wait, wake};
 
 /// What a stop is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -121,12 +122,11 @@ impl Stops {
             })
             .or_else(|| {
                 connectors.into_iter().find_map(|connector| {
-                    let disabled = find("connector", connector)
-                        .map(|stop| said(format!("connector {connector} is disabled"), stop));
+                    let disabled =
+                        find("connector", connector).map(|stop| said(disabled_wait(connector), stop));
                     let forced = || {
-                        find("breaker", connector).map(|stop| {
-                            said(format!("the breaker of connector {connector} is forced open"), stop)
-                        })
+                        find("breaker", connector)
+                            .map(|stop| said(format!("{}forced open", breaker_wait(connector)), stop))
                     };
                     disabled.or_else(forced)
                 })
@@ -235,6 +235,9 @@ pub(crate) async fn control_in(
             .await?
     };
     let mut any = changed.rows_affected() > 0;
+    if let (ControlScope::Connector(connector), false, true) = (scope, stop, any) {
+        wake(&mut *conn, connector, &disabled_wait(connector), now).await?;
+    }
     for plan in plans.values_mut() {
         match (stop, plan.state) {
             (true, PlanState::Executing) => {

@@ -169,7 +169,9 @@ impl Store {
         Ok(expired)
     }
 
-    /// Claims up to `limit` units whose outcome is unknown and whose probe is due.
+    /// Claims up to `limit` units whose outcome is unknown and whose probe is due, but for those of a connector whose
+    /// breaker is forced open. A pause, or a connector that is disabled, holds no probe back: it begins nothing, and what
+    /// was begun waits for it.
     pub async fn claim_probes(
         &self,
         worker: &str,
@@ -181,6 +183,8 @@ impl Store {
             "SELECT plan_id, plan_version FROM execution_step
              WHERE needs_decision AND state = 'unknown' AND not_before <= $1
                AND (lease_until IS NULL OR lease_until <= $1)
+               AND NOT EXISTS (SELECT 1 FROM breaker_force b
+                               WHERE b.connector = execution_step.connector AND b.forced = 'open')
              ORDER BY not_before LIMIT $2",
             now,
             limit,
@@ -201,6 +205,9 @@ impl Store {
                    USING (plan_id, plan_version)
                  WHERE s.needs_decision AND s.state = 'unknown' AND s.not_before <= $3
                    AND (s.lease_until IS NULL OR s.lease_until <= $3)
+                   -- What an operator has forced open is left alone, as by every claim.
+                   AND NOT EXISTS (SELECT 1 FROM breaker_force b
+                                   WHERE b.connector = s.connector AND b.forced = 'open')
                  LIMIT $4)
              UPDATE execution_step AS s
              SET lease_epoch = s.lease_epoch + 1, lease_until = $5, worker = $6

@@ -1,7 +1,7 @@
 //! What people and the live copies are shown. Reads only.
 
 use chrono::{DateTime, Utc};
-use dat_plan::{PlanKey, PlanState, StepState};
+use dat_plan::{PlanKey, PlanState, Progress, StepState};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -34,6 +34,8 @@ pub struct PlanSummary {
     pub currency: String,
     /// What it waits for, or why it ended.
     pub reason: Option<String>,
+    /// How far one of its long actions is.
+    pub progress: Option<String>,
     /// The last event it reflects.
     pub sequence: i64,
     /// When it came to its state.
@@ -100,6 +102,10 @@ pub struct AttemptView {
     pub outcome: Option<String>,
     /// For people.
     pub detail: Option<String>,
+    /// How far it is, or was when it ended, by its connector's word; none where that says nothing.
+    pub progress: Option<Progress>,
+    /// When that was stored.
+    pub progress_at: Option<DateTime<Utc>>,
 }
 
 /// A plan version, whole.
@@ -132,17 +138,29 @@ impl Store {
             r#"SELECT p.plan_id, p.plan_version, p.tenant, p.name, p.state, p.steps_done, p.steps_total,
                     coalesce(a.settled, 0) AS "spent!", coalesce(a.reserved, 0) AS "reserved!",
                     coalesce(a.limit_amount, p.approved_amount, p.budget_amount) AS "limit!", p.currency,
-                    coalesce(p.wait_reason, p.end_reason, w.reason) AS reason, e.last_sequence, p.state_since
+                    coalesce(p.wait_reason, p.end_reason, w.reason) AS reason, w.progress, e.last_sequence,
+                    p.state_since
              FROM UNNEST($1::uuid[], $2::integer[]) WITH ORDINALITY AS k (plan_id, plan_version, place)
              JOIN execution_plan p USING (plan_id, plan_version)
              JOIN event_stream e USING (plan_id, plan_version)
              LEFT JOIN budget_account a USING (plan_id, plan_version)
              -- What the plan waits for is what one of its steps waits for.
              LEFT JOIN LATERAL (
-                 SELECT s.step_key || ': ' || s.wait_reason AS reason FROM execution_step s
+                 SELECT s.step_key || ': ' || s.wait_reason AS reason,
+                        s.step_key || ': ' || concat_ws(', ',
+                            coalesce(a.progress_done || ' of ' || a.progress_total, a.progress_done || ' done',
+                                     a.progress_total || ' to do'),
+                            a.progress_message) AS progress
+                 FROM execution_step s
+                 -- How far it is, where it is said: of what runs, which has no reason to wait.
+                 LEFT JOIN step_attempt a
+                   ON s.state = 'running' AND a.plan_id = s.plan_id AND a.plan_version = s.plan_version
+                  AND a.kind = s.kind AND a.step_index = s.step_index AND a.attempt = s.attempts
+                  AND a.progress_at IS NOT NULL
                  WHERE s.plan_id = p.plan_id AND s.plan_version = p.plan_version AND p.ended_at IS NULL
-                   AND s.state IN ('ready', 'unknown', 'stuck') AND s.wait_reason IS NOT NULL
-                 LIMIT 1) AS w ON true
+                   AND (s.state IN ('ready', 'unknown', 'stuck') AND s.wait_reason IS NOT NULL
+                        OR s.state = 'running' AND a.progress_at IS NOT NULL)
+                 ORDER BY s.wait_reason IS NULL LIMIT 1) AS w ON true
              ORDER BY k.place"#,
             &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
             &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
@@ -163,6 +181,7 @@ impl Store {
                     limit: row.limit,
                     currency: row.currency,
                     reason: row.reason,
+                    progress: row.progress,
                     sequence: row.last_sequence,
                     state_since: row.state_since,
                 })
@@ -241,16 +260,35 @@ impl Store {
             })
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
-        let attempts = sqlx::query_as!(
-            AttemptView,
-            "SELECT kind, step_index AS index, attempt, worker, idempotency_key, started_at, send_before,
-                    ended_at, outcome, detail
+        let attempts = sqlx::query!(
+            "SELECT kind, step_index, attempt, worker, idempotency_key, started_at, send_before, ended_at, outcome,
+                    detail, progress_done, progress_total, progress_message, progress_at
              FROM step_attempt WHERE plan_id = $1 AND plan_version = $2 ORDER BY started_at, kind, step_index",
             plan.plan_id,
             plan.plan_version
         )
         .fetch_all(self.pool())
-        .await?;
+        .await?
+        .into_iter()
+        .map(|row| AttemptView {
+            kind: row.kind,
+            index: row.step_index,
+            attempt: row.attempt,
+            worker: row.worker,
+            idempotency_key: row.idempotency_key,
+            started_at: row.started_at,
+            send_before: row.send_before,
+            ended_at: row.ended_at,
+            outcome: row.outcome,
+            detail: row.detail,
+            progress: row.progress_at.map(|_| Progress {
+                done: row.progress_done,
+                total: row.progress_total,
+                message: row.progress_message,
+            }),
+            progress_at: row.progress_at,
+        })
+        .collect();
         Ok(Some(PlanView {
             summary,
             plan_hash: row.plan_hash,

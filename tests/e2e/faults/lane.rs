@@ -6,6 +6,7 @@ use dat_plan::PlanKey;
 use dat_tests::{EndState, Fleet, FleetOptions, Producer, Submission, WorkerOptions};
 use dat_topology::{Exchange, key};
 
+use super::post::{Manner, Post};
 use super::scenario::{self, Story};
 
 /// Short leases, a rate and a token window that let everything pass that there is.
@@ -100,9 +101,11 @@ impl Lane {
         killed == case.kills.len()
     }
 
-    /// Runs the scenarios, several plans of each at once, with a worker whose deliveries come `twice` or `swapped`; every
-    /// submission is published twice besides.
+    /// Runs the scenarios, several plans of each at once, with a worker whose deliveries come `twice` or `swapped`, and with
+    /// a post that brings MUX's requests and answers so; every submission is published twice besides.
     pub(super) async fn delivered(&mut self, how: &str) {
+        let manner = if how == "twice" { Manner::Twice } else { Manner::Swapped };
+        let post = Post::between(&self.fleet, manner).await;
         let environment = vec![("DAT_FAULT_DELIVER".to_owned(), how.to_owned())];
         let worker =
             self.fleet.spawn_worker(&WorkerOptions { environment, ..WorkerOptions::default() }).await;
@@ -116,6 +119,17 @@ impl Lane {
         }
         self.check(&plans, how).await;
         self.fleet.worker(worker).kill().await;
+        let (requests, answers) = post.stand_back(&self.fleet).await;
+        // A neighbour is there when it is: of so many requests some have one.
+        assert!(requests > 0 && answers > 0, "{how}: {requests} requests, {answers} answers");
+        if manner == Manner::Twice {
+            let sandbox = self.fleet.sandbox();
+            let mut replays = 0;
+            for (_, plan) in &plans {
+                replays += sandbox.mux_summary(*plan).await.replays;
+            }
+            assert!(replays > 0, "MUX was never asked again for what it had done");
+        }
     }
 
     /// What must hold of everything that ran here.

@@ -6,6 +6,7 @@
 
 mod lane;
 mod points;
+mod post;
 mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ const ELSEWHERE: [(&str, &str); 6] = [
     ("sweep.hold", "an_approval_that_a_worker_does_not_believe_is_held_and_not_lost"),
     ("orphan", "a_reservation_that_lost_its_owner_is_closed_and_counted"),
     ("rate.later", "a_connector_that_asks_for_a_pause_is_left_alone_by_every_step_of_that_kind"),
+    ("late.note", "an_answer_that_comes_when_its_plan_was_unwound_is_told_and_changes_nothing"),
     ("reconciler.mend", "what_a_worker_reserved_in_a_window_and_never_claimed_is_taken_back"),
 ];
 

@@ -17,7 +17,7 @@ const OPERATORS: [&str; 7] = [
 
 /// What writes or sends, in the store and in the workers.
 const STORE_WRITES: [&str; 1] = [".commit()"];
-const WORKER_SENDS: [&str; 18] = [
+const WORKER_SENDS: [&str; 20] = [
     "publisher.publish",
     "consumer.ack(",
     "connector.act(",
@@ -35,6 +35,8 @@ const WORKER_SENDS: [&str; 18] = [
     "fleet.windows.mend(",
     "breakers::ask(",
     "breakers::give_back(",
+    "breakers::hold_probe(",
+    "breakers::report_probe(",
     "breakers::unasked(",
 ];
 

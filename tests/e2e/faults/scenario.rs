@@ -37,10 +37,15 @@ pub(super) fn document(name: &str) -> Value {
             )
             .step(StepDraft::new("d", &json!({"outcome": "refuse"})).undo(&json!({})).needs(&["b", "c"]))
             .document(),
-        // Side by side, counted by a token window and a rate; one takes long enough to renew its lease.
+        // Side by side, counted by a token window and a rate; one takes long enough to renew its lease, and says
+        // how far it is.
         "tokens" => (0..4)
             .fold(PlanDraft::new(name), |plan, n| {
-                let sandbox = json!({"cost": 5, "delay_ms": if n == 0 { 500 } else { 0 }});
+                let sandbox = if n == 0 {
+                    json!({"cost": 5, "delay_ms": 500, "progress": 8})
+                } else {
+                    json!({"cost": 5})
+                };
                 plan.step(StepDraft::new(&format!("t{n}"), &sandbox).needs(&[]).set("max_cost", 10))
             })
             .set("budget", json!({"amount": 1_000, "currency": "token"}))

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::action::Action;
 use super::client::Answered;
 use super::settings::{AmountSetting, ProbeSetting, Verb};
-use crate::connector::{Answer, ProbeAnswer};
+use crate::connector::{Answer, ProbeAnswer, Reached};
 
 /// The longest that an outside system can have us wait.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
@@ -66,14 +66,14 @@ fn is_elsewhere(status: StatusCode) -> bool {
 
 /// What the answer to a probe means. `over`: no request with its key can be accepted any more.
 pub(super) fn read_probe(probe: &ProbeSetting, name: &str, answered: &Answered, over: bool) -> ProbeAnswer {
-    let unknown = |detail| ProbeAnswer::Unknown { detail, answered: true };
+    let unknown = |detail| ProbeAnswer::Unknown { detail, answered: true, reached: Reached::Yes };
     let detail = said(&format!("the probe of {name}"), answered);
     let not_done = || {
         if over {
             return ProbeAnswer::Sealed;
         }
         let detail = "it is not done, and could still be accepted".to_owned();
-        ProbeAnswer::Unknown { detail, answered: false }
+        ProbeAnswer::Unknown { detail, answered: false, reached: Reached::Yes }
     };
     let status = answered.status.as_u16();
     if probe.not_done_status.contains(&status) {
@@ -81,7 +81,8 @@ pub(super) fn read_probe(probe: &ProbeSetting, name: &str, answered: &Answered, 
     }
     if !probe.done_status.contains(&status) {
         // It did not tell: the outside system may be ill. Only an answer about the key is one.
-        return ProbeAnswer::Unknown { detail, answered: false };
+        let reached = if answered.status.is_server_error() { Reached::No } else { Reached::Yes };
+        return ProbeAnswer::Unknown { detail, answered: false, reached };
     }
     if let Some(pointer) = &probe.pointer {
         let value = match body(answered) {

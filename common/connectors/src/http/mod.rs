@@ -24,7 +24,7 @@ use hyper::header::LOCATION;
 use hyper::{Method, Uri};
 use tokio::time::Instant;
 
-use crate::connector::{ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer};
+use crate::connector::{ActionDeclaration, Answer, Call, Connector, Declaration, ProbeAnswer, Reached};
 use action::{Action, Asked, Outgoing};
 use client::{Answered, Bounds, Failed, Host};
 use secret::Secrets;
@@ -161,7 +161,13 @@ impl Http {
 impl Connector for Http {
     /// What holds for each of its actions: it can do no more in general.
     fn declaration(&self) -> Declaration {
-        Declaration { name: "http", idempotent: false, can_probe: false, can_compensate: false }
+        Declaration {
+            name: "http",
+            idempotent: false,
+            can_probe: false,
+            can_compensate: false,
+            reports_progress: false,
+        }
     }
 
     fn action(&self, name: &str) -> Option<ActionDeclaration> {
@@ -196,19 +202,22 @@ impl Connector for Http {
         timeout: Duration,
     ) -> ProbeAnswer {
         let over = self.clock.now() > not_after + self.skew;
-        let unknown = |detail| ProbeAnswer::Unknown { detail, answered: false };
+        let unknown = |detail, reached| ProbeAnswer::Unknown { detail, answered: false, reached };
         let Some(declared) = self.actions.get(action) else {
-            return unknown(format!("http has no action {action}"));
+            return unknown(format!("http has no action {action}"), Reached::Unasked);
         };
         let Some(request) = declared.probe_request(idempotency_key) else {
             return without_probe(declared, over);
         };
         let answer = match request {
-            Err(why) => unknown(format!("the probe of {action}: {why}")),
+            Err(why) => unknown(format!("the probe of {action}: {why}"), Reached::Unasked),
             Ok((probe, url, outgoing)) => match self.follow(url, outgoing, timeout, &|| Ok(())).await {
                 Ok(answered) => answer::read_probe(probe, action, &answered, over),
-                Err(Failed::NotSent(why) | Failed::Refused(why) | Failed::Unanswered(why)) => {
-                    unknown(format!("the probe of {action}: {why}"))
+                Err(Failed::NotSent(why) | Failed::Unanswered(why)) => {
+                    unknown(format!("the probe of {action}: {why}"), Reached::No)
+                }
+                Err(Failed::Refused(why)) => {
+                    unknown(format!("the probe of {action}: {why}"), Reached::Unasked)
                 }
             },
         };
@@ -216,8 +225,8 @@ impl Connector for Http {
             ProbeAnswer::Done { result, cost, refund } => {
                 ProbeAnswer::Done { result: self.secrets.redact_value(result), cost, refund }
             }
-            ProbeAnswer::Unknown { detail, answered } => {
-                ProbeAnswer::Unknown { detail: self.secrets.redact(&detail), answered }
+            ProbeAnswer::Unknown { detail, answered, reached } => {
+                ProbeAnswer::Unknown { detail: self.secrets.redact(&detail), answered, reached }
             }
             other => other,
         }
@@ -247,7 +256,7 @@ fn without_probe(action: &Action, over: bool) -> ProbeAnswer {
     let name = &action.setting.name;
     if !over {
         let detail = format!("{name} has no probe, and could still be accepted");
-        return ProbeAnswer::Unknown { detail, answered: false };
+        return ProbeAnswer::Unknown { detail, answered: false, reached: Reached::Unasked };
     }
     if action.idempotent {
         return ProbeAnswer::Repeatable {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_connectors::http::HttpSettings;
-use dat_connectors::{Answer, Call, Connector, Http};
+use dat_connectors::{Answer, Call, Connector, Http, Nobody};
 use dat_plan::Clock as _;
 use dat_plan::clock::SystemClock;
 use dat_plan::mux::ActionRequest;
@@ -67,6 +67,7 @@ fn call(parameters: &Value) -> Call {
         },
         timeout: Duration::from_secs(10),
         traceparent: String::new(),
+        listener: Arc::new(Nobody),
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dat_bus::{Consumer, Delivery, Message, Received};
-use dat_plan::mux::{ActionRequest, PROBE, ProbeRequest};
+use dat_plan::Progress;
+use dat_plan::mux::{ActionRequest, PROBE, PROGRESS, ProbeRequest, ProgressReport};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -70,7 +71,7 @@ async fn serve(
 ) -> Result<(), StoreError> {
     let Delivery { message, token } = delivery;
     let said = match Asked::read(&message) {
-        Ok(Asked::Action(request)) => action(&world, *request, &stop).await?,
+        Ok(Asked::Action(request)) => action(&world, &message, *request, &stop).await?,
         Ok(Asked::Probe(request)) => probe(&world, request, &stop).await?,
         Err(fault) => Some(unreadable(&world, &message, &fault).await?),
     };
@@ -103,19 +104,25 @@ impl Asked {
 /// `None`: the sandbox stopped before the request was decided. One that need not wait is logged when it is decided.
 async fn action(
     world: &Arc<World>,
+    message: &Received,
     request: ActionRequest,
     stop: &CancellationToken,
 ) -> Result<Option<Said>, StoreError> {
     let received = Moment { tick: world.store.tick(), at: world.clock.now() };
     let request = Arc::new(request);
     // What cannot be read waits for nothing and is refused when it is decided.
-    let delay = Behaviour::of(&request).map_or(Duration::ZERO, |told| Duration::from_millis(told.delay_ms));
-    if world.gate.holds(&request.action) || !delay.is_zero() {
+    let (reports, beat) = Behaviour::of(&request).map_or((0, Duration::ZERO), |told| told.beats());
+    if world.gate.holds(&request.action) || !beat.is_zero() {
         let noted = Arc::clone(&request);
         world.store.note(move |books| mux::receive(books, &noted, received)).await?;
         let waits = async {
             world.gate.pass(&request.action).await;
-            tokio::time::sleep(delay).await;
+            for done in 1..=reports {
+                tokio::time::sleep(beat).await;
+                let report = report(message, done, reports);
+                world.herald.deliver(report.into_iter().collect()).await;
+            }
+            tokio::time::sleep(beat).await;
         };
         if stop.run_until_cancelled(waits).await.is_none() {
             return Ok(None);
@@ -164,6 +171,14 @@ async fn unreadable(
 
 fn json<T: Serialize>(reply: &T) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(reply).map_err(StoreError::Codec)
+}
+
+/// How far a request is, to whoever asked.
+fn report(message: &Received, done: u32, total: u32) -> Option<Message> {
+    let progress =
+        Progress { done: Some(done.into()), total: Some(total.into()), message: Some("at it".to_owned()) };
+    let report = ProgressReport { status: PROGRESS.to_owned(), progress };
+    Some(reply(message, json(&report).ok()?)?.kind(PROGRESS))
 }
 
 /// The answer, to whoever asked; `None` where the request does not say who. An asker that is gone is no fault.

@@ -71,7 +71,7 @@ impl Dat {
         let config = BusConfig::new(amqp_url, "dat-sandbox-test").expect("an address");
         let bus = Bus::start(config, CancellationToken::new());
         Topology::new(None).apply(amqp_url).await.expect("DAT's own exchanges and queues");
-        let mux = bus.rpc_client(None);
+        let mux = bus.rpc_client();
         timeout(PATIENCE, mux.ready()).await.expect("connected in time");
         Self { bus, mux }
     }

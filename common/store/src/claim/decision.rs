@@ -106,10 +106,12 @@ impl Claim {
             let undo = if self.ledger.holds_undo(plan.key, unit.index) { 0 } else { *undo_max_cost };
             let need = max_cost + undo;
             let (operators, spent) = (self.operators.of(&plan.tenant), self.spent(&plan, counting));
+            let tenants = if plan.dry { self.tenants(&plan) } else { Vec::new() };
             let facts = GuardFacts {
                 now: self.now,
                 attempt,
                 account,
+                tenants: &tenants,
                 currency: &plan.currency,
                 results: &results,
                 need,
@@ -152,6 +154,19 @@ impl Claim {
             *self.running.entry(counter.clone()).or_default() += 1;
         }
         self.take(&plan, unit, row, attempt, results, (decision, counted_as))
+    }
+
+    /// A plan's tenant's accounts of today, by their periods.
+    fn tenants(&self, plan: &LockedPlan) -> Vec<(String, Account)> {
+        let payer = (plan.tenant.clone(), plan.currency.clone());
+        let levels = self.levels.get(&payer).into_iter().flatten();
+        levels
+            .filter_map(|id| self.ledger.account(*id))
+            .map(|level| {
+                let period = level.period.as_ref().map_or("period", |(period, _)| period.as_str());
+                (period.to_owned(), level.account)
+            })
+            .collect()
     }
 
     /// What is on the accounts of the `spend` rules that count a step.

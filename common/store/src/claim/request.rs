@@ -78,6 +78,8 @@ pub struct GuardFacts<'a> {
     pub attempt: i32,
     /// The plan's account.
     pub account: Account,
+    /// Of a dry run, which reserves nothing: its tenant's accounts, by the period's word.
+    pub tenants: &'a [(String, Account)],
     /// The plan's currency.
     pub currency: &'a str,
     /// The results asked for, by step key.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use dat_plan::event::EventKind;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Finding, Group, Row, Settled, Settlement, Write};
 use crate::error::StoreError;
@@ -66,9 +66,9 @@ impl Group {
                 write.ended_at = Some(now);
                 self.spend(plan, unit, row, &mut write, *cost, *refund)?;
             }
-            Finding::Rehearsed { detail } => {
+            Finding::Rehearsed { detail, result } => {
                 write.state = row.state.to(StepState::Completed)?;
-                write.result = Some(json!({}));
+                write.result = Some(result.clone());
                 write.detail = Some(detail.clone());
                 write.ended_at = Some(now);
                 self.spend(plan, unit, row, &mut write, 0, 0)?;
@@ -119,6 +119,23 @@ impl Group {
                 write.wait_reason =
                     Some(format!("the outcome is unknown; the probe could not tell: {detail}"));
                 return Ok(write); // no change of state: no event
+            }
+            Finding::HeldBack { reason, until } => {
+                write.outcome = row.last_outcome.as_deref().unwrap_or("unknown").parse()?;
+                write.needs_decision = true;
+                // Nobody was asked: it is no probe that could not tell.
+                write.probes = row.probes;
+                write.not_before = *until;
+                write.detail = Some(reason.clone());
+                write.wait_reason = Some(reason.clone());
+                return Ok(write); // no change of state: no event
+            }
+            Finding::Repeatable { detail } => {
+                // A lost attempt does not count, however its connector knows that it may be repeated; the key stays.
+                let lost = row.last_outcome.as_deref() == Some(OutcomeClass::Lost.as_str());
+                write.outcome = if lost { OutcomeClass::Lost } else { OutcomeClass::Error };
+                write.lost += i32::from(lost);
+                self.fail(plan, unit, row, &mut write, (0, 0), detail)?;
             }
             Finding::GivenUp { charge } => {
                 write.outcome = OutcomeClass::Refused;

@@ -23,6 +23,8 @@ pub enum Finding {
     Rehearsed {
         /// What would have been done, for people.
         detail: String,
+        /// What would have been answered, as far as that is known; `{}` else.
+        result: Value,
     },
     /// A definite answer without effect, that may be tried again.
     Error {
@@ -67,6 +69,18 @@ pub enum Finding {
         detail: String,
         /// When to ask again.
         again_at: DateTime<Utc>,
+    },
+    /// The connector's breaker holds its probe back: nobody was asked.
+    HeldBack {
+        /// Why, for people.
+        reason: String,
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
+    /// Nobody can be asked, and the same key can be sent again without a second effect.
+    Repeatable {
+        /// For people.
+        detail: String,
     },
     /// Nobody can tell, and the plan's `on_unknown` says to roll back: charged its `max_cost`.
     GivenUp {

@@ -1,13 +1,20 @@
-//! Answers that came too late: their lease was lost, and they change nothing. Where such an answer is not what is on
-//! record of its attempt, that is an anomaly, and an event says so, once an attempt.
+//! Answers that came too late: their lease was lost, or their time was up, and they change nothing. Where such an answer
+//! is not what is on record of its attempt, that is an anomaly, and an event says so, once an attempt.
 
-use dat_plan::event::EventKind;
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanKey, StepState, UnitKey, UnitKind};
 use sqlx::PgConnection;
 
-use super::{Finding, Group, Settlement};
+use super::{Finding, Group};
 use crate::error::StoreError;
+use crate::event_log;
+use crate::lease::Lease;
+use crate::plan_row::{self, Contended, LockedPlan};
+use crate::pool::Store;
 use crate::unit_columns::unit_columns;
 
 /// What an outside system answered, too late.
@@ -19,12 +26,44 @@ pub(super) struct Late {
     cost: i64,
     refund: i64,
     detail: String,
+    /// When it came, for people.
+    when: &'static str,
+}
+
+/// An answer that came to a worker that had stopped waiting for it.
+#[derive(Debug, Clone)]
+pub struct LateAnswer {
+    /// What its attempt was run under. It is no right to write anything but the event.
+    pub lease: Lease,
+    /// What the answer said.
+    pub finding: Finding,
+}
+
+impl Store {
+    /// Notes answers that came when their time was up: an event for each that is not what is on record of its attempt,
+    /// and nothing else, whatever state its unit is in and whoever holds its lease. Gives how many events those are. One
+    /// transaction.
+    pub async fn note_late(&self, answers: &[LateAnswer], now: DateTime<Utc>) -> Result<usize, StoreError> {
+        let late: Vec<Late> = answers
+            .iter()
+            .filter_map(|answer| Late::of(&answer.lease, &answer.finding, "when its time was up"))
+            .collect();
+        if late.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        let plans = plan_row::lock(&mut tx, late.iter().map(|one| one.unit.plan), Contended::Wait).await?;
+        let events = note(&mut tx, &plans, &late, now).await?;
+        event_log::append(&mut tx, &events).await?;
+        dat_fault::around("late.note", tx.commit()).await?;
+        Ok(events.len())
+    }
 }
 
 impl Late {
-    /// The answer of a settlement whose lease was lost; none where the outside system gave no answer.
-    pub(super) fn of(settlement: &Settlement) -> Option<Self> {
-        let (answered, cost, refund, detail) = match &settlement.finding {
+    /// An answer to what was asked under a lease; none where the outside system gave no answer.
+    pub(super) fn of(lease: &Lease, finding: &Finding, when: &'static str) -> Option<Self> {
+        let (answered, cost, refund, detail) = match finding {
             Finding::Done { cost, refund, .. } => (OutcomeClass::Ok, *cost, *refund, ""),
             Finding::Error { cost, detail, .. } => (OutcomeClass::Error, *cost, 0, detail.as_str()),
             Finding::Refused { cost, detail } => (OutcomeClass::Refused, *cost, 0, detail.as_str()),
@@ -36,23 +75,45 @@ impl Late {
             | Finding::Sealed
             | Finding::CannotTell { .. }
             | Finding::Rehearsed { .. }
+            | Finding::HeldBack { .. }
+            | Finding::Repeatable { .. }
             | Finding::GivenUp { .. } => return None,
         };
-        let (unit, epoch) = (settlement.lease.unit, settlement.lease.epoch);
-        Some(Self { unit, epoch, answered, cost, refund, detail: detail.to_owned() })
+        Some(Self {
+            unit: lease.unit,
+            epoch: lease.epoch,
+            answered,
+            cost,
+            refund,
+            detail: detail.to_owned(),
+            when,
+        })
     }
 }
 
 impl Group {
-    /// Writes an event for each late answer that is not what is on record. A commit that is repeated because nobody
-    /// heard of it finds its own answer on record; and an attempt is marked with its event, so that there is one.
+    /// Writes an event for each late answer that is not what is on record.
     pub(super) async fn note_late(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let late = std::mem::take(&mut self.late);
-        if late.is_empty() {
-            return Ok(());
+        if !late.is_empty() {
+            let events = note(conn, &self.plans, &late, self.now).await?;
+            self.report.late += events.len();
+            self.events.extend(events);
         }
-        let (ids, versions, kinds, indexes) = unit_columns(late.iter().map(|one| &one.unit));
-        let rows = sqlx::query!(
+        Ok(())
+    }
+}
+
+/// The events of answers that are not what is on record. A commit that is repeated because nobody heard of it finds its
+/// own answer on record; and an attempt is marked with its event, so that there is one.
+async fn note(
+    conn: &mut PgConnection,
+    plans: &BTreeMap<PlanKey, LockedPlan>,
+    late: &[Late],
+    now: DateTime<Utc>,
+) -> Result<Vec<NewEvent>, StoreError> {
+    let (ids, versions, kinds, indexes) = unit_columns(late.iter().map(|one| &one.unit));
+    let rows = sqlx::query!(
             r#"WITH late AS MATERIALIZED (
                  SELECT DISTINCT ON (k.plan_id, k.plan_version, k.kind, k.step_index, a.attempt)
                         k.place, a.plan_id, a.plan_version, a.kind, a.step_index, a.attempt, a.outcome, a.cost,
@@ -86,40 +147,38 @@ impl Group {
             &late.iter().map(|one| one.epoch).collect::<Vec<_>>(),
             &late.iter().map(|one| one.answered.as_str().to_owned()).collect::<Vec<_>>(),
             &late.iter().map(|one| one.cost).collect::<Vec<_>>(),
-            self.now,
+            now,
         )
         .fetch_all(conn)
         .await?;
-        for row in rows {
-            let place = usize::try_from(row.place - 1).unwrap_or(usize::MAX);
-            let Some(answer) = late.get(place) else { continue };
-            let state: StepState = row.state.parse()?;
-            let key: PlanKey = answer.unit.plan;
-            let Some(plan) = self.plans.get(&key) else { continue };
-            let what = if answer.unit.kind == UnitKind::Undo { "undo" } else { "step" };
-            let recorded = row.outcome.as_deref().unwrap_or("nothing yet");
-            let mut event = plan
-                .event(EventKind::LateAnswer, self.now)
-                .step(&row.step_key, row.attempt)
-                .with("kind", answer.unit.kind.as_str())
-                .with("answered", answer.answered.as_str())
-                .with("cost", answer.cost)
-                .with("refund", answer.refund)
-                .with("currency", plan.currency.as_str())
-                .with("recorded", recorded)
-                .with("recorded_cost", row.cost)
-                .with("state", state.as_str())
-                .with("worker", row.worker);
-            if !answer.detail.is_empty() {
-                event = event.with("detail", answer.detail.as_str());
-            }
-            self.events.push(event.because(&format!(
-                "the answer of attempt {} came when its lease was lost; the {what} is {state}, and {recorded} is on \
-                 record",
-                row.attempt
-            )));
-            self.report.late += 1;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        let place = usize::try_from(row.place - 1).unwrap_or(usize::MAX);
+        let Some(answer) = late.get(place) else { continue };
+        let state: StepState = row.state.parse()?;
+        let key: PlanKey = answer.unit.plan;
+        let Some(plan) = plans.get(&key) else { continue };
+        let what = if answer.unit.kind == UnitKind::Undo { "undo" } else { "step" };
+        let recorded = row.outcome.as_deref().unwrap_or("nothing yet");
+        let mut event = plan
+            .event(EventKind::LateAnswer, now)
+            .step(&row.step_key, row.attempt)
+            .with("kind", answer.unit.kind.as_str())
+            .with("answered", answer.answered.as_str())
+            .with("cost", answer.cost)
+            .with("refund", answer.refund)
+            .with("currency", plan.currency.as_str())
+            .with("recorded", recorded)
+            .with("recorded_cost", row.cost)
+            .with("state", state.as_str())
+            .with("worker", row.worker);
+        if !answer.detail.is_empty() {
+            event = event.with("detail", answer.detail.as_str());
         }
-        Ok(())
+        events.push(event.because(&format!(
+            "the answer of attempt {} came {}; the {what} is {state}, and {recorded} is on record",
+            row.attempt, answer.when
+        )));
     }
+    Ok(events)
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use finding::{Finding, SettleReport, Settled, Settlement};
+pub use late::LateAnswer;
 
 use crate::account::{Ledger, held_accounts, tenant_accounts};
 use crate::error::StoreError;
@@ -73,7 +74,11 @@ pub(crate) async fn settle_in(
     for settlement in settlements {
         let settled = group.settle(settlement)?;
         if settled == Settled::Fenced {
-            group.late.extend(late::Late::of(settlement));
+            group.late.extend(late::Late::of(
+                &settlement.lease,
+                &settlement.finding,
+                "when its lease was lost",
+            ));
         }
         group.report.settled.push(settled);
     }

@@ -1,7 +1,7 @@
 //! Control: pause, resume and abort, and that none of them strands a plan.
 
 use dat_plan::PlanState;
-use dat_store::{BreakerForce, ControlChange, ControlScope};
+use dat_store::{BreakerForce, ControlChange, ControlScope, Postponed, breaker_wait};
 
 use crate::database::{at, with};
 use crate::plans::{done, plan, step};
@@ -49,6 +49,57 @@ async fn every_act_is_an_event_and_an_act_that_changes_nothing_is_none() {
             (db.state(plan.unit(0)).await, db.state(plan.unit(1)).await),
             ("skipped".into(), "skipped".into())
         );
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_is_closed_or_freed_wakes_what_it_put_off_and_nothing_else() {
+    with(async |db| {
+        let steps = ["a", "b", "c"].map(|key| step(key, &[], 10, 0));
+        let plan = plan("acme", 100, steps.to_vec());
+        db.start(&plan, at(0)).await;
+        let put_off = async |reasons: [String; 3], now| {
+            let waits: Vec<Postponed> = (0..3)
+                .zip(reasons)
+                .map(|(step, reason)| Postponed {
+                    unit: plan.unit(step),
+                    until: at(3_600),
+                    reason,
+                    rate_slot: None,
+                })
+                .collect();
+            assert_eq!(db.store.postpone(&waits, at(now)).await.unwrap().len(), 3);
+        };
+        let due = async |now: i64| {
+            let asleep = "SELECT coalesce(string_agg(step_key, '' ORDER BY step_key), '') FROM execution_step
+                          WHERE not_before > to_timestamp($1)";
+            let at = at(now).timestamp();
+            sqlx::query_scalar::<_, String>(asleep).bind(at).fetch_one(&db.sql).await.unwrap()
+        };
+        let open = |connector: &str| format!("{}open until later", breaker_wait(connector));
+        let force = async |force, now| {
+            db.store.force_breaker("mux", force, "ann", "they are back", at(now)).await.unwrap()
+        };
+        // One waits for the breaker, one for another connector's, and one for its turn.
+        put_off([open("mux"), open("mux2"), "its turn".to_owned()], 1).await;
+        assert_eq!(force(Some(BreakerForce::Open), 2).await, ControlChange::Done);
+        assert_eq!(due(2).await, "abc", "what is forced open wakes nobody");
+        assert_eq!(force(Some(BreakerForce::Closed), 3).await, ControlChange::Done);
+        assert_eq!(due(3).await, "bc");
+        db.run("UPDATE execution_step SET not_before = '2026-03-01T12:00:00Z'".to_owned()).await;
+        put_off([open("mux"), open("mux"), "its turn".to_owned()], 4).await;
+        assert_eq!(force(None, 5).await, ControlChange::Done);
+        assert_eq!(due(5).await, "c");
+        // A connector that is enabled wakes what waited for that.
+        db.run("UPDATE execution_step SET not_before = '2026-03-01T12:00:00Z'".to_owned()).await;
+        let disabled = || "connector mux is disabled by ann: wait".to_owned();
+        let scope = ControlScope::Connector("mux".to_owned());
+        db.store.control(&scope, true, "ann", "wait", at(6)).await.unwrap();
+        put_off([disabled(), open("mux"), "its turn".to_owned()], 7).await;
+        db.store.control(&scope, false, "ann", "go", at(8)).await.unwrap();
+        assert_eq!(due(8).await, "bc");
         db.assert_sound().await;
     })
     .await;

@@ -1,8 +1,8 @@
 //! The fence: a worker that lost its lease changes nothing, and what its attempt did is settled once, by a probe.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dat_plan::{PlanState, StepState};
-use dat_store::{Finding, Probe, Settled};
+use dat_plan::{PlanState, Progress, StepState};
+use dat_store::{BreakerForce, Finding, LateAnswer, Probe, Settled};
 
 use crate::database::{Db, at, with};
 use crate::plans::{Plan, done, error, plan, step};
@@ -105,6 +105,75 @@ async fn a_late_answer_is_an_anomaly_once_and_only_where_it_is_not_on_record() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_when_its_time_was_up_is_an_event_and_never_a_settlement() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let claimed = db.take(&plan, plan.unit(0), at(1)).await;
+        let late = |finding: Finding| {
+            [
+                LateAnswer { lease: claimed.lease.clone(), finding },
+                LateAnswer { lease: claimed.lease.clone(), finding: done(9) },
+            ]
+        };
+        // Its lease still holds: that it was answered late may not settle it all the same.
+        let before = db.without_late().await;
+        let nothing = Finding::Unanswered { detail: String::new() };
+        assert_eq!(db.store.note_late(&late(nothing)[..1], at(2)).await.unwrap(), 0);
+        assert_eq!(db.store.note_late(&late(done(9)), at(2)).await.unwrap(), 1, "two of one attempt are one");
+        assert_eq!(db.store.note_late(&late(done(9)), at(3)).await.unwrap(), 0, "and it is said once");
+        assert_eq!(db.without_late().await, before);
+        let said = "SELECT data->>'answered' || ' ' || (data->>'cost') || ' ' || (data->>'recorded') || ' '
+                           || (data->>'state') FROM execution_event WHERE kind = 'anomaly.late_answer'";
+        assert_eq!(db.text(said).await.as_deref(), Some("ok 9 nothing yet running"));
+        // What is on record already is no anomaly.
+        db.settle(&plan, &claimed.lease, done(1), at(4)).await;
+        let second = db.take(&plan, plan.unit(1), at(5)).await;
+        db.settle(&plan, &second.lease, done(2), at(6)).await;
+        let same = LateAnswer { lease: second.lease, finding: done(2) };
+        assert_eq!(db.store.note_late(&[same], at(7)).await.unwrap(), 0);
+        assert_eq!(db.plan_state(&plan).await, PlanState::Completed);
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_an_attempt_is_is_told_under_its_lease_alone_which_it_renews() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let first = db.take(&plan, plan.unit(0), at(1)).await;
+        let told = |lease: &dat_store::Lease, done| {
+            [(lease.clone(), Progress { done: Some(done), total: Some(9), message: None })]
+        };
+        let stored = "SELECT progress_done || ' of ' || progress_total || ' in attempt ' || attempt
+                      FROM step_attempt ORDER BY progress_at DESC NULLS LAST LIMIT 1";
+        assert_eq!(db.store.progress(&told(&first.lease, 3), at(90), at(2)).await.unwrap(), []);
+        assert_eq!(db.text(stored).await.as_deref(), Some("3 of 9 in attempt 1"));
+        let summary = db.store.summaries(&[plan.key()]).await.unwrap().remove(0);
+        assert_eq!((summary.progress.as_deref(), summary.reason), (Some("a: 3 of 9"), None));
+        assert!(db.store.expire_leases(10, at(89)).await.unwrap().is_empty(), "it was renewed until 90");
+        // Its lease is lost: it may tell nothing any more, also not of the attempt that follows.
+        let sealed = lost(&db, at(90)).await;
+        let before = db.dump().await;
+        let held = db.store.progress(&told(&first.lease, 4), at(999), at(91)).await.unwrap();
+        assert_eq!((held, db.dump().await), (vec![plan.unit(0)], before));
+        db.settle(&plan, &sealed.lease, Finding::Sealed, at(92)).await;
+        retry(&db, at(93)).await;
+        let second = db.take(&plan, plan.unit(0), at(94)).await;
+        let before = db.dump().await;
+        let both = [told(&first.lease, 5), told(&second.lease, 1)].concat();
+        assert_eq!(db.store.progress(&both[..1], at(999), at(95)).await.unwrap(), [plan.unit(0)]);
+        assert_eq!(db.dump().await, before);
+        assert_eq!(db.store.progress(&both[1..], at(200), at(96)).await.unwrap(), []);
+        assert_eq!(db.text(stored).await.as_deref(), Some("1 of 9 in attempt 2"));
+        db.assert_sound().await;
+    })
+    .await;
+}
+
 /// The coordinator lets every failed unit be tried again.
 async fn retry(db: &Db, now: DateTime<Utc>) {
     let failed = db.store.undecided(10, now).await.unwrap();
@@ -202,6 +271,73 @@ async fn a_seal_raises_the_key_and_counts_a_lost_attempt_apart() {
             12,
             "one attempt's action and undo"
         );
+    })
+    .await;
+}
+
+/// What nobody can be asked about, and can be sent again: it counts where the attempt had its time, and not where it was
+/// lost with its worker; the key is the same, and how often it may be lost is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_repeated_counts_unless_it_was_lost() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        let first = db.take(&plan, plan.unit(0), at(1)).await;
+        let repeatable = || Finding::Repeatable { detail: "its key can be sent again".to_owned() };
+        let found = lost(&db, at(61)).await;
+        db.settle(&plan, &found.lease, repeatable(), at(62)).await;
+        let failed = db.store.undecided(10, at(62)).await.unwrap().remove(0);
+        assert_eq!((failed.attempts, failed.counted, failed.lost), (1, 0, 1));
+        assert_eq!(failed.last, dat_plan::rollback::OutcomeClass::Lost);
+        retry(&db, at(63)).await;
+        let second = db.take(&plan, plan.unit(0), at(64)).await;
+        assert_eq!(second.idempotency_key, first.idempotency_key);
+        let unanswered = Finding::Unanswered { detail: "timeout".to_owned() };
+        db.settle(&plan, &second.lease, unanswered, at(65)).await;
+        let found = probe(&db, at(66)).await;
+        db.settle(&plan, &found.lease, repeatable(), at(67)).await;
+        let failed = db.store.undecided(10, at(67)).await.unwrap().remove(0);
+        assert_eq!((failed.attempts, failed.counted, failed.lost), (2, 1, 1));
+        assert_eq!(failed.last, dat_plan::rollback::OutcomeClass::Error);
+        db.assert_sound().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_held_back_leaves_the_unit_as_it_is_until_it_is_due_or_woken() {
+    with(async |db| {
+        let plan = one();
+        db.start(&plan, at(0)).await;
+        db.take(&plan, plan.unit(0), at(1)).await;
+        let first = lost(&db, at(61)).await;
+        let reason = format!("{}open until later", dat_store::breaker_wait("mux"));
+        let held = Finding::HeldBack { reason: reason.clone(), until: at(300) };
+        let before = db.number("SELECT count(*) FROM execution_event").await;
+        db.settle(&plan, &first.lease, held, at(62)).await;
+        assert_eq!(db.state(plan.unit(0)).await, "unknown");
+        assert_eq!(
+            db.text("SELECT wait_reason FROM execution_step WHERE step_key = 'a'").await,
+            Some(reason)
+        );
+        assert_eq!(
+            db.number("SELECT count(*) FROM execution_event").await,
+            before,
+            "it is no change of state"
+        );
+        assert!(db.store.claim_probes("p", 10, at(999), at(299)).await.unwrap().is_empty());
+        // Forced open it is left alone even when it is due; freed, it is due at once.
+        let force =
+            async |force, now| db.store.force_breaker("mux", force, "ann", "a test", at(now)).await.unwrap();
+        force(Some(BreakerForce::Open), 70).await;
+        assert!(db.store.claim_probes("p", 10, at(999), at(301)).await.unwrap().is_empty());
+        force(None, 80).await;
+        let again = probe(&db, at(80)).await;
+        assert_eq!((again.probes, again.attempt), (0, 1), "nobody was asked");
+        // That it was lost is not forgotten meanwhile.
+        db.settle(&plan, &again.lease, Finding::Sealed, at(81)).await;
+        assert_eq!(db.store.undecided(10, at(81)).await.unwrap()[0].counted, 0);
+        db.assert_sound().await;
     })
     .await;
 }

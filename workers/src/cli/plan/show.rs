@@ -173,11 +173,16 @@ fn attempts(view: &PlanView) -> Result<(), Failure> {
             text(output::moment(attempt.started_at)),
             number(took.unwrap_or_default()),
             text(attempt.outcome.as_deref().unwrap_or("under way")),
-            maybe(attempt.detail.as_deref()),
+            maybe(attempt.detail.as_deref().or(progress(attempt).as_deref())),
         ]);
     }
     output::line("")?;
     output::line(table)
+}
+
+/// How far an attempt that is under way is, where its connector says so.
+fn progress(attempt: &AttemptView) -> Option<String> {
+    attempt.progress.as_ref().filter(|_| attempt.ended_at.is_none()).map(ToString::to_string)
 }
 
 fn name(attempt: &AttemptView, key: Option<&str>) -> String {

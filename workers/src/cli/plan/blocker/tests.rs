@@ -1,7 +1,7 @@
 //! Every state that is no end has a blocker, and says what would help.
 
 use chrono::TimeDelta;
-use dat_plan::PlanKey;
+use dat_plan::{PlanKey, Progress};
 use dat_store::{AttemptView, PlanSummary};
 use uuid::Uuid;
 
@@ -47,6 +47,7 @@ fn view(state: PlanState, steps: Vec<StepView>) -> PlanView {
             limit: 100,
             currency: "usd".to_owned(),
             reason: None,
+            progress: None,
             sequence: 3,
             state_since: now() - TimeDelta::minutes(3),
         },
@@ -166,6 +167,8 @@ fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
         ended_at: None,
         outcome: None,
         detail: None,
+        progress: Some(Progress { done: Some(3), total: Some(10), message: Some("packing".to_owned()) }),
+        progress_at: Some(now() - TimeDelta::seconds(2)),
     });
     let said: Vec<String> = explained(&view, &[], None).into_iter().map(|blocker| blocker.because).collect();
     let at = |later| output::moment(now() + later);
@@ -173,6 +176,7 @@ fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
         format!("its deadline is {}", at(TimeDelta::hours(1))),
         format!("times out at {} (timeout_ms)", at(TimeDelta::minutes(1))),
         format!("after {} (retry.within_ms)", at(TimeDelta::minutes(10))),
+        "its connector said 2 s ago: 3 of 10, packing".to_owned(),
     ];
     for bound in bounds {
         assert!(said.iter().any(|said| said.contains(&bound)), "{bound} is not in {said:#?}");

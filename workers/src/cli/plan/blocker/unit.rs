@@ -1,7 +1,7 @@
 //! What one step or undo waits for.
 
 use dat_plan::StepState;
-use dat_store::StepView;
+use dat_store::{AttemptView, StepView, breaker_wait};
 
 use super::{Blocker, Facts, is_undo, stop};
 use crate::cli::output::{moment, span};
@@ -13,7 +13,7 @@ impl Facts<'_> {
             StepState::Pending => self.pending(unit),
             StepState::Ready => self.ready(unit),
             StepState::Running => self.running(unit),
-            StepState::Unknown => (said(unit, "the outcome is unknown"), self.told(unit)),
+            StepState::Unknown => self.unknown(unit),
             StepState::Failed => (
                 said(unit, "it failed"),
                 "the Rollback Coordinator's decision, by a worker with the role step-failed".to_owned(),
@@ -32,6 +32,20 @@ impl Facts<'_> {
             about: name(unit),
             because: format!("{}, {because}{}", unit.state, self.bound(unit)),
             unblocked_by: Some(remedy),
+        }
+    }
+
+    /// Its probe is held back by no stop but a breaker that is forced open.
+    fn unknown(&self, unit: &StepView) -> (String, String) {
+        let because = said(unit, "the outcome is unknown");
+        let forced = self.stops.iter().find(|stop| stop.scope == "breaker" && stop.subject == unit.connector);
+        match forced {
+            Some(stop) => (
+                format!("{because}; its probe is held back: {}", stop::said(stop)),
+                format!("{}; then {}", stop::lifted_by(stop), self.told(unit)),
+            ),
+            None if waits_for_breaker(unit) => (because, format!("{}; {}", closing(unit), self.told(unit))),
+            None => (because, self.told(unit)),
         }
     }
 
@@ -89,10 +103,10 @@ impl Facts<'_> {
         }
         if unit.not_before > self.now {
             let because = unit.wait_reason.as_ref().map(|why| format!(" because {why}")).unwrap_or_default();
-            return (
-                format!("not before {}{because}", moment(unit.not_before)),
-                "the time; it goes on by itself".to_owned(),
-            );
+            let remedy = "the time; it goes on by itself";
+            let sooner =
+                if waits_for_breaker(unit) { format!(", or by {}", closing(unit)) } else { String::new() };
+            return (format!("not before {}{because}", moment(unit.not_before)), format!("{remedy}{sooner}"));
         }
         (
             format!("due for {}: no worker has claimed it", span(self.now - unit.not_before)),
@@ -109,9 +123,10 @@ impl Facts<'_> {
             ),
             Some(end) => (
                 format!(
-                    "attempt {} is run by {worker}, whose lease holds until {}",
+                    "attempt {} is run by {worker}, whose lease holds until {}{}",
                     unit.attempts,
-                    moment(end)
+                    moment(end),
+                    self.progress(unit)
                 ),
                 "the connector's answer, or its timeout".to_owned(),
             ),
@@ -121,11 +136,33 @@ impl Facts<'_> {
         }
     }
 
+    /// How far it is, where its connector says so.
+    fn progress(&self, unit: &StepView) -> String {
+        let of_it = |a: &&AttemptView| {
+            (a.kind.as_str(), a.index, a.attempt) == (unit.kind.as_str(), unit.index, unit.attempts)
+        };
+        let attempt = self.view.attempts.iter().rfind(of_it);
+        match attempt.and_then(|attempt| attempt.progress.as_ref().zip(attempt.progress_at)) {
+            Some((progress, at)) => format!("; its connector said {} ago: {progress}", span(self.now - at)),
+            None => String::new(),
+        }
+    }
+
     fn action(&self, index: usize) -> Option<&StepView> {
         // Actions come first, in the order of the document, so this is a look and not a search.
         let is_it = |unit: &&StepView| !is_undo(unit) && usize::try_from(unit.index) == Ok(index);
         self.view.steps.get(index).filter(is_it).or_else(|| self.view.steps.iter().find(is_it))
     }
+}
+
+/// Whether it is its connector's breaker that put it off.
+fn waits_for_breaker(unit: &StepView) -> bool {
+    unit.wait_reason.as_ref().is_some_and(|why| why.starts_with(&breaker_wait(&unit.connector)))
+}
+
+/// The command that has it go on all the same.
+fn closing(unit: &StepView) -> String {
+    format!("'dat control connector close {} --reason …'", unit.connector)
 }
 
 fn name(unit: &StepView) -> String {
