@@ -1,6 +1,7 @@
 //! Long actions whose connector tells how far they are: stored on the attempt, shown to whoever asks, and no event.
 
 use dat_plan::PlanState;
+use dat_plan::signing::Trust;
 use dat_tests::{Fleet, FleetOptions, PlanDraft, StepDraft, eventually};
 use dat_topology::{Outside, Topology};
 use futures_util::StreamExt as _;
@@ -84,7 +85,7 @@ async fn how_far_a_long_action_is_is_shown_and_is_no_event() {
     let view = fleet.plan(plan).await;
     let said = view.attempts[0].progress.as_ref().map(ToString::to_string);
     assert_eq!((view.attempts.len(), said.as_deref()), (1, Some("7 of 10")), "{:?}", view.attempts);
-    let audit = fleet.store().audit(None).await.expect("the database answers");
+    let audit = fleet.store().audit(None, &Trust::default()).await.expect("the database answers");
     assert!(audit.faults.is_empty(), "{:#?}", audit.faults);
     mux.connection.close(200, "done".into()).await.expect("closed");
 }

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use lane::{Case, Lane, Trace};
 
 /// Points that these scenarios need not pass, each with a test that is about what is written there, without a kill.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("sweep.stop", "an_approval_that_expires_on_the_way_acts_as_a_revocation"),
     ("sweep.abort", "what_was_not_approved_or_can_never_pass_is_aborted"),
     ("sweep.hold", "an_approval_that_a_worker_does_not_believe_is_held_and_not_lost"),
