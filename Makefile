@@ -89,11 +89,13 @@ soak: ## Throw the dice of the books' property test 2,000 times
 	@DAT_TEST_CASES=2000 $(WITH_STACK) $(CARGO) test --locked --package dat-tests --test e2e -- --nocapture a_random_fleet_keeps_its_books
 
 .PHONY: faults
-faults: ## Kill workers at every passing of every write and send, once and twice: DAT_TEST_KILLS=10000 of them
+faults: ## Kill workers at every passing of every write and send, once and twice (DAT_TEST_KILLS=10000 of them), and take servers away amid 500 plans
 	@$(CARGO) build --profile faults --quiet --locked --workspace $(FAULTS) --bin dat
 	@$(CARGO) test --profile faults --no-run --quiet --locked --workspace $(FAULTS) --test e2e
 	@DAT_TEST_KILLS=$${DAT_TEST_KILLS:-10000} DAT_TEST_LANES=$${DAT_TEST_LANES:-10} $(WITH_STACK) \
 		$(CARGO) test --profile faults --locked --workspace $(FAULTS) --test e2e -- --nocapture faults::
+	@DAT_TEST_OUTAGE_PLANS=$${DAT_TEST_OUTAGE_PLANS:-500} $(WITH_STACK) \
+		$(CARGO) test --profile faults --locked --workspace $(FAULTS) --test e2e -- --nocapture --test-threads=1 outages::
 
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own

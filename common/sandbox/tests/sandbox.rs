@@ -102,7 +102,7 @@ fn asked(labels: &Value) -> Message {
         "specversion": "1.0", "id": format!("{PLAN}/1/2"), "source": "dat", "type": "dat.plan.approval_requested",
         "subject": PLAN, "sequence": "2", "data": {
             "plan_id": PLAN, "plan_version": 1, "tenant": "acme",
-            "plan_hash": PlanHash::of(&plan).expect("canonical"), "constraint_set_hash": "sha256:none", "plan": plan,
+            "plan_hash": PlanHash::of(&plan).expect("canonical"), "constraint_set_hash": PlanHash::of(&json!([])).expect("canonical"), "plan": plan,
             "readiness": {"steps": 1, "max_cost": 5, "reversible": 1, "irreversible": [], "warnings": []}
         }
     });

@@ -45,10 +45,6 @@ impl Watch {
         if board.plans().next().is_none() {
             output::note("no plan is open");
         } else if self.once {
-            // What a plan waits for and how far it is are newest in the rows; without these, what the copies say will do.
-            if let Err(error) = board.look().await {
-                output::note(format_args!("note: {error}"));
-            }
             self.look(&board)?;
         } else if output::is_terminal() && !self.output.is_json() {
             redraw(&mut board).await?;
