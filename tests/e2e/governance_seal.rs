@@ -6,8 +6,8 @@ use dat_plan::approval::Outcome;
 use dat_plan::signing::{KeyRing, SigningKey, Trust};
 use dat_plan::{PlanKey, PlanState};
 use dat_tests::{
-    Announcement, Fleet, FleetOptions, PlanDraft, SandboxClient, StepDraft, Submission, eventually, named_id,
-    random_id,
+    Announcement, Fleet, FleetOptions, PlanDraft, SandboxClient, StepDraft, Submission, WorkerOptions,
+    eventually, named_id, random_id,
 };
 use dat_topology::{Exchange, Stage, key};
 use serde_json::{Value, json};
@@ -62,6 +62,13 @@ async fn sealed_fleet(folder: &std::path::Path, people: &[&str], flags: &[&str])
 fn trust() -> Trust {
     let verdicts = KeyRing::new([signing("ggp").trusted()]).expect("a ring");
     Trust { verdicts, ..Trust::default() }
+}
+
+/// A worker that believes one key of governance.
+fn believing(folder: &std::path::Path, id: &str) -> WorkerOptions {
+    let settings = format!("{}{}", FleetOptions::default().settings, trusted("verdict_key", id));
+    let config = file(folder, &format!("believes-{id}.toml"), &settings);
+    WorkerOptions { environment: vec![("DAT_CONFIG".to_owned(), config)], ..WorkerOptions::default() }
 }
 
 async fn altered(fleet: &Fleet, change: &str, plan: PlanKey) {
@@ -155,7 +162,7 @@ async fn a_plan_whose_step_was_altered_after_approval_runs_no_further_and_says_w
     }
     assert!(counted > 0, "no worker counted it");
     // A worker that starts anew reads the altered document, and runs nothing of it either.
-    let fresh = fleet.spawn_worker(&dat_tests::WorkerOptions::default()).await;
+    let fresh = fleet.spawn_worker(&WorkerOptions::default()).await;
     fleet.worker(0).kill().await;
     fleet.worker(1).kill().await;
     let mut sql = PgConnection::connect(&fleet.realm().database_url).await.expect("the database answers");
@@ -194,18 +201,7 @@ async fn an_approval_that_a_worker_does_not_believe_is_held_and_not_lost() {
     let now = dat_plan::Clock::now(&dat_plan::clock::SystemClock);
     let bound = fleet.store().bind_verdicts(&[checked], &trust().verdicts, now).await.expect("it answers");
     assert_eq!(bound, [dat_store::Bound::Bound]);
-    let other = vec![(
-        "DAT_CONFIG".to_owned(),
-        file(
-            &folder,
-            "other.toml",
-            &format!(
-                "[worker]\nlease_ms = 3000\nsweep_ms = 100\nconnections = 5\n{}",
-                trusted("verdict_key", "other")
-            ),
-        ),
-    )];
-    let options = dat_tests::WorkerOptions { environment: other, ..dat_tests::WorkerOptions::default() };
+    let options = believing(&folder, "other");
     let stranger = fleet.spawn_worker(&options).await;
     let broken = |event: &Announcement| event.plan == plan && event.kind == "seal.broken";
     producer.wait_for("the approval that is not believed", broken).await;
@@ -214,19 +210,68 @@ async fn an_approval_that_a_worker_does_not_believe_is_held_and_not_lost() {
     assert!(said.contains("key 'ggp' is not one that is trusted here"), "{said}");
     fleet.worker(stranger).terminate().await;
     fleet.worker(stranger).exit().await;
-    let ours = vec![(
-        "DAT_CONFIG".to_owned(),
-        file(
-            &folder,
-            "ours.toml",
-            &format!(
-                "[worker]\nlease_ms = 3000\nsweep_ms = 100\nconnections = 5\n{}",
-                trusted("verdict_key", "ggp")
-            ),
-        ),
-    )];
-    fleet.spawn_worker(&dat_tests::WorkerOptions { environment: ours, ..options }).await;
+    fleet.spawn_worker(&believing(&folder, "ggp")).await;
     assert_eq!(producer.wait_for_end(plan).await.state, PlanState::Completed);
+    fleet.check_everything().await;
+}
+
+/// A worker that does not believe the approval decides nothing of what failed, probes nothing and undoes nothing; each says
+/// why, and what helps. One that does goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_failed_is_neither_ruled_on_nor_undone_by_a_worker_that_does_not_believe_its_approval() {
+    let folder = folder();
+    let config = settings(&folder, "ggp", &[]);
+    let sandbox = vec!["--config".to_owned(), config];
+    let mut fleet = Fleet::start(FleetOptions { workers: 0, sandbox, ..FleetOptions::default() }).await;
+    let producer = fleet.producer().await;
+    // All but the Rollback Coordinator.
+    let roles = ["plan-submitted", "plan-approved", "step-dispatch", "relay", "sweeper"];
+    let roles = roles.map(str::to_owned).to_vec();
+    let ours = WorkerOptions { roles, ..believing(&folder, "ggp") };
+    let ours = fleet.spawn_worker(&ours).await;
+    let with = |name: &str, sandbox: &Value| {
+        let step = StepDraft::new("s", sandbox).undo(&json!({})).set("timeout_ms", 300);
+        PlanDraft::new(name).step(StepDraft::priced("before", 10)).step(step).document()
+    };
+    let failed = producer.submit(&with("failed", &json!({"outcome": "refuse"}))).await;
+    let unknown =
+        producer.submit(&with("unknown", &json!({"outcome": "lost_reply", "times": 1, "cost": 5}))).await;
+    let unwound = producer.submit(&with("unwound", &json!({"outcome": "refuse"}))).await;
+    for (plan, kind) in [(failed, "step.failed"), (unknown, "step.unknown"), (unwound, "step.failed")] {
+        producer.wait_for(kind, |event| event.plan == plan && event.kind == kind).await;
+    }
+    fleet.dat(&["plan", "abort", &unwound.plan_id.to_string(), "--reason", "recalled"]).await;
+    fleet.worker(ours).terminate().await;
+    fleet.worker(ours).exit().await;
+
+    let stranger = fleet.spawn_worker(&believing(&folder, "other")).await;
+    for plan in [failed, unwound] {
+        producer.wait_for("the seal", |event| event.plan == plan && event.kind == "seal.broken").await;
+    }
+    for plan in [failed, unknown, unwound] {
+        let id = plan.plan_id.to_string();
+        eventually(format!("explain says why of {id}"), async || {
+            let said = fleet.dat(&["plan", "explain", &id]).await;
+            let words = ["key 'ggp' is not one that is trusted here", "[[verdict_key]] of every worker"];
+            if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+    fleet.worker(stranger).terminate().await;
+    fleet.worker(stranger).exit().await;
+    let sent: Vec<bool> = fleet
+        .sandbox()
+        .requests(unwound)
+        .await
+        .into_iter()
+        .map(|request| request.undo_of.is_some())
+        .collect();
+    assert_eq!(sent, [false, false], "nothing was undone");
+
+    fleet.spawn_worker(&believing(&folder, "ggp")).await;
+    assert_eq!(producer.wait_for_end(failed).await.state, PlanState::Aborted);
+    assert_eq!(producer.wait_for_end(unwound).await.state, PlanState::Aborted);
+    assert_eq!(producer.wait_for_end(unknown).await.state, PlanState::Completed);
     fleet.check_everything().await;
 }
 

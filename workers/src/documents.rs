@@ -16,7 +16,7 @@ use dat_plan::graph::Graph;
 use dat_plan::seal::{self, BrokenSeal};
 use dat_plan::signing::KeyRing;
 use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
-use dat_store::{Needed, Seal, Sealed, SealedStep, Store, StoreError};
+use dat_store::{Needed, SEAL_BROKEN, Seal, Sealed, SealedStep, Store, StoreError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
@@ -281,6 +281,16 @@ pub(crate) struct Documents {
 pub(crate) struct Found {
     pub(crate) plans: BTreeMap<PlanKey, Arc<Prepared>>,
     pub(crate) broken: BTreeMap<PlanKey, Broken>,
+}
+
+impl Found {
+    /// Why nothing of a plan is executed, as its units and the plan itself say it while they wait.
+    pub(crate) fn why_not(&self, plan: &PlanKey) -> String {
+        match self.broken.get(plan) {
+            Some(why) => format!("{SEAL_BROKEN}{why}"),
+            None => format!("{SEAL_BROKEN}it is not there"),
+        }
+    }
 }
 
 impl Documents {

@@ -35,7 +35,7 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
         match why {
             // A worker that was told of the key may come to believe it: nobody can be sure that it was altered.
             Broken::Seal(BrokenSeal::Signature(_)) => {
-                fleet.store.hold_unstarted(plan, &reason, now + UNPROVED, now).await?;
+                fleet.store.hold(plan, &reason, now + UNPROVED, now).await?;
             }
             Broken::Seal(_) | Broken::Document(_) => {
                 fleet.store.abort_unstarted(&[plan], &reason, now).await?;

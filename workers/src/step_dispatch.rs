@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::Received;
 use dat_plan::{UnitKey, UnitKind};
-use dat_store::{
-    ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, SEAL_BROKEN, StoreError, Turns,
-};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, StoreError, Turns};
 use dat_topology::Stage as StageName;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -140,10 +138,9 @@ impl Dispatcher {
             let mut broken = Vec::new();
             for candidate in due {
                 let plan = &candidate.unit.plan;
-                match (documents.plans.get(plan), documents.broken.get(plan)) {
-                    (Some(prepared), _) => batch.push((candidate, Arc::clone(prepared))),
-                    (None, Some(why)) => broken.push((candidate.unit, format!("{SEAL_BROKEN}{why}"))),
-                    (None, None) => broken.push((candidate.unit, format!("{SEAL_BROKEN}it is not there"))),
+                match documents.plans.get(plan) {
+                    Some(prepared) => batch.push((candidate, Arc::clone(prepared))),
+                    None => broken.push((candidate.unit, documents.why_not(plan))),
                 }
             }
             self.leave(broken).await?;

@@ -31,6 +31,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBES_BEFORE_GIVING_UP: i32 = 5;
 /// Units in one pass.
 const PASS: i64 = 256;
+/// How soon something is looked at again whose plan is not what was approved, or not by whom this worker believes.
+const BROKEN: TimeDelta = TimeDelta::seconds(10);
 
 /// Rules, probes and unwinds.
 pub(crate) struct Coordinator {
@@ -81,11 +83,19 @@ impl Coordinator {
         if failed.is_empty() {
             return Ok(false);
         }
-        let documents = fleet.documents.get(&fleet.store, failed.iter().map(|f| f.unit.plan)).await?.plans;
+        let documents = fleet.documents.get(&fleet.store, failed.iter().map(|f| f.unit.plan)).await?;
+        let (failed, broken): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|row| documents.plans.contains_key(&row.unit.plan));
+        let broken: Vec<_> =
+            broken.into_iter().map(|row| (row.unit, documents.why_not(&row.unit.plan))).collect();
+        fleet.metrics.seals_broken(broken.len());
+        if fleet.store.leave_undecided(&broken, now + BROKEN, now).await? > 0 {
+            fleet.bells.log.notify_one();
+        }
         let rulings: Vec<Ruling> = failed
             .into_iter()
             .filter_map(|row| {
-                let plan = documents.get(&row.unit.plan)?;
+                let plan = documents.plans.get(&row.unit.plan)?;
                 // A dry run has done nothing that an operator would have to look at first.
                 let kind = if plan.is_dry() { RollbackKind::Automatic } else { plan.document.rollback.kind };
                 let decision = rollback::decide(&failed_unit(&row, plan)?, kind, now, &*fleet.entropy);
@@ -112,9 +122,17 @@ impl Coordinator {
         if probes.is_empty() {
             return Ok(false);
         }
-        let plans = fleet.documents.get(&fleet.store, probes.iter().map(|p| p.lease.unit.plan)).await?.plans;
+        let documents = fleet.documents.get(&fleet.store, probes.iter().map(|p| p.lease.unit.plan)).await?;
         for probe in probes {
-            let Some(plan) = plans.get(&probe.lease.unit.plan).cloned() else { continue };
+            let plan = &probe.lease.unit.plan;
+            let Some(plan) = documents.plans.get(plan).cloned() else {
+                // Not asked: which connector would be asked for which key is for the document to say.
+                fleet.metrics.seals_broken(1);
+                let reason = documents.why_not(plan);
+                let held = held_back(probe, String::new(), now + BROKEN, reason, Duration::ZERO);
+                let _ = self.ended.send(held);
+                continue;
+            };
             let (fleet, ended) = (Arc::clone(&self.fleet), self.ended.clone());
             tokio::spawn(async move {
                 let outcome = ask(&fleet, &plan, probe).await;
@@ -132,8 +150,14 @@ impl Coordinator {
         if due.is_empty() {
             return Ok(false);
         }
-        let documents = fleet.documents.get(&fleet.store, due.iter().copied()).await?.plans;
+        let documents = fleet.documents.get(&fleet.store, due.iter().copied()).await?;
+        for plan in due.iter().filter(|plan| !documents.plans.contains_key(*plan)) {
+            fleet.metrics.seals_broken(1);
+            fleet.store.hold(*plan, &documents.why_not(plan), now + BROKEN, now).await?;
+            fleet.bells.log.notify_one();
+        }
         let undos: Vec<_> = documents
+            .plans
             .iter()
             .map(|(plan, prepared)| (*plan, move |ran: &[RanStep]| undos_of(prepared, ran)))
             .collect();

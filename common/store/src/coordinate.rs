@@ -14,6 +14,7 @@ use crate::event_log;
 use crate::finish::{self, start_rollback};
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::seal::SEAL_BROKEN;
 use crate::unit_columns::unit_columns;
 
 /// A failed unit that waits for a ruling.
@@ -119,9 +120,12 @@ impl Store {
                         AS "goes_on!"
              FROM execution_step s JOIN execution_plan p USING (plan_id, plan_version)
              WHERE s.needs_decision AND s.state = 'failed'
+               -- What is not what was approved is looked at again, but not at every look.
+               AND NOT (s.not_before > $1 AND coalesce(starts_with(s.wait_reason, $3), false))
              ORDER BY s.not_before LIMIT $2"#,
             now,
             limit,
+            SEAL_BROKEN,
         )
         .fetch_all(self.pool())
         .await?;

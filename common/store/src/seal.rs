@@ -10,13 +10,14 @@ use std::sync::Arc;
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use dat_plan::budget::Account;
 use dat_plan::event::EventKind;
-use dat_plan::{PlanDocument, PlanHash, PlanKey, PlanState};
+use dat_plan::{PlanDocument, PlanHash, PlanKey, PlanState, UnitKey};
 use serde_json::Value;
 
 use crate::error::StoreError;
 use crate::event_log;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::unit_columns::unit_columns;
 
 /// How the reason begins of every wait of a unit whose plan's rows are not what was approved.
 pub const SEAL_BROKEN: &str = "the seal is broken: ";
@@ -167,8 +168,9 @@ impl Store {
 }
 
 impl Store {
-    /// Leaves a plan that has not started as it is, for the reason given, until somebody looks again.
-    pub async fn hold_unstarted(
+    /// Leaves a plan that has not started, or whose rollback has not begun, as it is, for the reason given, until
+    /// somebody looks again.
+    pub async fn hold(
         &self,
         plan: PlanKey,
         reason: &str,
@@ -179,8 +181,10 @@ impl Store {
         let mut plans = plan_row::lock(&mut tx, [plan], Contended::Wait).await?;
         let mut events = Vec::new();
         for plan in plans.values_mut() {
-            if !matches!(plan.state, PlanState::Approved | PlanState::Staged) {
-                continue;
+            match plan.state {
+                PlanState::Approved | PlanState::Staged => {}
+                PlanState::RollingBack if !plan.undo_begun => {}
+                _ => continue,
             }
             if plan.wait_reason.as_deref() != Some(reason) {
                 events.push(plan.event(EventKind::SealBroken, now).because(reason));
@@ -192,5 +196,57 @@ impl Store {
         event_log::append(&mut tx, &events).await?;
         dat_fault::around("sweep.hold", tx.commit()).await?;
         Ok(())
+    }
+
+    /// Leaves failed units undecided, each for the reason given, which begins with [`SEAL_BROKEN`], until somebody looks
+    /// again; so that they do not stand before others in [`Store::undecided`]. Tells of each once for as long as the
+    /// reason is the same; gives how many it told of. A plan that another transaction holds is left to the next look.
+    pub async fn leave_undecided(
+        &self,
+        units: &[(UnitKey, String)],
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<usize, StoreError> {
+        if units.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        let plans = plan_row::lock(&mut tx, units.iter().map(|(unit, _)| unit.plan), Contended::Skip).await?;
+        let held = || units.iter().filter(|(unit, _)| plans.contains_key(&unit.plan));
+        let (ids, versions, kinds, indexes) = unit_columns(held().map(|(unit, _)| unit));
+        let left = sqlx::query!(
+            r#"WITH undecided AS MATERIALIZED (
+                 SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.attempts, n.reason,
+                        s.wait_reason IS DISTINCT FROM n.reason AS news
+                 FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::text[])
+                      AS n (plan_id, plan_version, kind, step_index, reason)
+                 JOIN execution_step s USING (plan_id, plan_version, kind, step_index)
+                 WHERE s.needs_decision AND s.state || '' = 'failed'
+                 ORDER BY s.plan_id, s.plan_version, s.kind, s.step_index
+                 FOR NO KEY UPDATE OF s)
+             UPDATE execution_step AS s SET not_before = $6, wait_reason = u.reason
+             FROM undecided u
+             WHERE s.plan_id = u.plan_id AND s.plan_version = u.plan_version AND s.kind = u.kind
+               AND s.step_index = u.step_index
+             RETURNING s.plan_id, s.plan_version, u.step_key, u.attempts, u.reason AS "reason!", u.news AS "news!""#,
+            &ids,
+            &versions,
+            &kinds,
+            &indexes,
+            &held().map(|(_, reason)| reason.clone()).collect::<Vec<_>>(),
+            until,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut events = Vec::new();
+        for row in left.into_iter().filter(|row| row.news) {
+            if let Some(plan) = plans.get(&PlanKey::new(row.plan_id, row.plan_version)) {
+                let event = plan.event(EventKind::SealBroken, now).step(&row.step_key, row.attempts);
+                events.push(event.because(&row.reason));
+            }
+        }
+        event_log::append(&mut tx, &events).await?;
+        dat_fault::around("undecided.leave", tx.commit()).await?;
+        Ok(events.len())
     }
 }

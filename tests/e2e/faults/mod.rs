@@ -19,9 +19,13 @@ use tokio::sync::Mutex;
 use lane::{Case, Lane, Trace};
 
 /// Points that these scenarios need not pass, each with a test that is about what is written there, without a kill.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     ("sweep.stop", "an_approval_that_expires_on_the_way_acts_as_a_revocation"),
     ("sweep.abort", "what_was_not_approved_or_can_never_pass_is_aborted"),
+    (
+        "undecided.leave",
+        "what_failed_is_neither_ruled_on_nor_undone_by_a_worker_that_does_not_believe_its_approval",
+    ),
     ("sweep.hold", "an_approval_that_a_worker_does_not_believe_is_held_and_not_lost"),
     ("orphan", "a_reservation_that_lost_its_owner_is_closed_and_counted"),
     ("rate.later", "a_connector_that_asks_for_a_pause_is_left_alone_by_every_step_of_that_kind"),

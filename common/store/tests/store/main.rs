@@ -4,6 +4,7 @@
 //! guard that it is about is taken away.
 
 mod admission;
+mod approvals;
 mod budget;
 mod checks;
 mod claims;

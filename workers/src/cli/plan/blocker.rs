@@ -6,7 +6,7 @@ mod unit;
 
 use chrono::{DateTime, Utc};
 use dat_plan::{PlanDocument, PlanState, StepState, UnitKind};
-use dat_store::{PlanView, StepView, Stop};
+use dat_store::{PlanView, SEAL_BROKEN, StepView, Stop};
 use serde::Serialize;
 
 use crate::cli::output::span;
@@ -61,7 +61,10 @@ impl Facts<'_> {
             // It starts only when each of its connectors may be used.
             PlanState::Approved | PlanState::Staged => {
                 vec![stopped.or_else(disabled).unwrap_or_else(|| match reason {
-                    Some(reason) => about(reason, "that changing; it is checked again by itself"),
+                    Some(reason) => {
+                        let changing = "that changing; it is checked again by itself";
+                        about(reason.clone(), &mended(Some(&reason)).unwrap_or_else(|| changing.to_owned()))
+                    }
                     None => about(
                         "its admission is not decided yet".to_owned(),
                         "a worker with the roles plan-approved and sweeper: look at /readyz of one",
@@ -129,16 +132,25 @@ impl Facts<'_> {
 
     /// Why the plan is where it is, while it goes on.
     fn going(&self, reason: String) -> Blocker {
-        let remedy = match self.view.summary.state {
+        let remedy = mended(Some(&reason)).unwrap_or_else(|| match self.view.summary.state {
             PlanState::Stuck => {
                 let resolve = format!("dat plan resolve {}", self.view.summary.plan);
                 format!("'{resolve} --retry --reason …' for all that is stuck, or what stands at each of it")
             }
             PlanState::RollingBack => "the end of what is in flight, then of the undos".to_owned(),
             _ => "that changing; it is checked again by itself".to_owned(),
-        };
+        });
         Blocker { about: "the plan".to_owned(), because: reason, unblocked_by: Some(remedy) }
     }
+}
+
+/// What helps where a reason is that something is not what was approved: time alone does not.
+fn mended(reason: Option<&str>) -> Option<String> {
+    reason.filter(|reason| reason.starts_with(SEAL_BROKEN)).map(|_| {
+        "a row that was altered put back as it was ('dat audit verify' names it), or the key that signed the verdict \
+         among the [[verdict_key]] of every worker; it is looked at again by itself"
+            .to_owned()
+    })
 }
 
 fn is_undo(unit: &StepView) -> bool {

@@ -3,7 +3,7 @@
 use dat_plan::StepState;
 use dat_store::{AttemptView, StepView, breaker_wait};
 
-use super::{Blocker, Facts, is_undo, stop};
+use super::{Blocker, Facts, is_undo, mended, stop};
 use crate::cli::output::{moment, span};
 
 impl Facts<'_> {
@@ -16,7 +16,9 @@ impl Facts<'_> {
             StepState::Unknown => self.unknown(unit),
             StepState::Failed => (
                 said(unit, "it failed"),
-                "the Rollback Coordinator's decision, by a worker with the role step-failed".to_owned(),
+                mended(unit.wait_reason.as_deref()).unwrap_or_else(|| {
+                    "the Rollback Coordinator's decision, by a worker with the role step-failed".to_owned()
+                }),
             ),
             StepState::Stuck => (said(unit, "its undo cannot finish"), self.resolved(unit)),
             StepState::Compensating => ("its undo is under way".to_owned(), "the end of its undo".to_owned()),
@@ -38,6 +40,9 @@ impl Facts<'_> {
     /// Its probe is held back by no stop but a breaker that is forced open.
     fn unknown(&self, unit: &StepView) -> (String, String) {
         let because = said(unit, "the outcome is unknown");
+        if let Some(remedy) = mended(unit.wait_reason.as_deref()) {
+            return (because, format!("{remedy}; {}", self.told(unit)));
+        }
         let forced = self.stops.iter().find(|stop| stop.scope == "breaker" && stop.subject == unit.connector);
         match forced {
             Some(stop) => (
@@ -100,6 +105,9 @@ impl Facts<'_> {
     fn ready(&self, unit: &StepView) -> (String, String) {
         if let Some(stop) = self.stop(Some(&unit.connector)) {
             return (stop::said(stop), stop::lifted_by(stop));
+        }
+        if let Some((why, remedy)) = unit.wait_reason.as_ref().zip(mended(unit.wait_reason.as_deref())) {
+            return (why.clone(), remedy);
         }
         if unit.not_before > self.now {
             let because = unit.wait_reason.as_ref().map(|why| format!(" because {why}")).unwrap_or_default();
