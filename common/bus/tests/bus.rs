@@ -183,8 +183,13 @@ async fn a_queue_that_is_missing_is_waited_for() {
     let broker = Broker::new("missing");
     let bus = start(&broker.amqp_url).await;
     let mut consumer = consume(&bus, "later", 10);
+    // Both connections are up, and yet nothing of that queue is taken.
+    let health = bus.health();
+    assert!(health.unbound == 1 && !health.is_ready(), "{health:?}");
     broker.declare_queue("later").await;
     soon("the queue to be consumed", consumer.bound()).await;
+    let health = bus.health();
+    assert!(health.unbound == 0 && health.is_ready(), "{health:?}");
     bus.publisher().publish(to_queue("later", 1)).await.expect("published");
     let taken = take(&mut consumer, 1).await;
     consumer.nack_requeue(&tokens(&taken));
