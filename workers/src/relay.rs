@@ -43,9 +43,10 @@ struct Pace {
 }
 
 impl Pace {
-    /// Notes a small round; gives how long the next waits.
+    /// Notes a small round; gives how long the next waits: one spacing at most. Rounds that were wanted at once did not
+    /// wait for their turn, and are not made up for: thousands of them would hold back what comes after for minutes.
     fn small_round(&mut self, now: Instant) -> Duration {
-        self.even = self.even.max(now) + SPACING;
+        self.even = self.even.max(now).min(now + SPACING * AT_ONCE) + SPACING;
         (self.even - now).saturating_sub(SPACING * AT_ONCE)
     }
 }
@@ -191,4 +192,24 @@ fn messages_of(fleet: &Fleet, stream: &ClaimedStream, event: &LoggedEvent) -> Ve
             message
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_rounds_are_spaced_and_what_went_at_once_is_not_made_up_for() {
+        let now = Instant::now();
+        let mut pace = Pace { even: now };
+        for _ in 0..AT_ONCE {
+            assert_eq!(pace.small_round(now), Duration::ZERO);
+        }
+        // A thousand that something wanted at once, each whenever it was wanted.
+        for _ in 0..1_000 {
+            assert_eq!(pace.small_round(now), SPACING);
+        }
+        assert_eq!(pace.small_round(now + SPACING), SPACING, "each has its turn");
+        assert_eq!(pace.small_round(now + SPACING * 100), Duration::ZERO, "and a pause is made use of");
+    }
 }
