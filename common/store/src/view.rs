@@ -138,29 +138,31 @@ impl Store {
             r#"SELECT p.plan_id, p.plan_version, p.tenant, p.name, p.state, p.steps_done, p.steps_total,
                     coalesce(a.settled, 0) AS "spent!", coalesce(a.reserved, 0) AS "reserved!",
                     coalesce(a.limit_amount, p.approved_amount, p.budget_amount) AS "limit!", p.currency,
-                    coalesce(p.wait_reason, p.end_reason, w.reason) AS reason, w.progress, e.last_sequence,
+                    coalesce(p.wait_reason, p.end_reason, w.reason) AS reason, r.progress, e.last_sequence,
                     p.state_since
              FROM UNNEST($1::uuid[], $2::integer[]) WITH ORDINALITY AS k (plan_id, plan_version, place)
              JOIN execution_plan p USING (plan_id, plan_version)
              JOIN event_stream e USING (plan_id, plan_version)
              LEFT JOIN budget_account a USING (plan_id, plan_version)
-             -- What the plan waits for is what one of its steps waits for.
+             -- What the plan waits for is what one of its steps waits for: the first that is found, of thousands perhaps.
              LEFT JOIN LATERAL (
-                 SELECT s.step_key || ': ' || s.wait_reason AS reason,
-                        s.step_key || ': ' || concat_ws(', ',
-                            coalesce(a.progress_done || ' of ' || a.progress_total, a.progress_done || ' done',
-                                     a.progress_total || ' to do'),
-                            a.progress_message) AS progress
-                 FROM execution_step s
-                 -- How far it is, where it is said: of what runs, which has no reason to wait.
-                 LEFT JOIN step_attempt a
-                   ON s.state = 'running' AND a.plan_id = s.plan_id AND a.plan_version = s.plan_version
-                  AND a.kind = s.kind AND a.step_index = s.step_index AND a.attempt = s.attempts
-                  AND a.progress_at IS NOT NULL
+                 SELECT s.step_key || ': ' || s.wait_reason AS reason FROM execution_step s
                  WHERE s.plan_id = p.plan_id AND s.plan_version = p.plan_version AND p.ended_at IS NULL
-                   AND (s.state IN ('ready', 'unknown', 'stuck') AND s.wait_reason IS NOT NULL
-                        OR s.state = 'running' AND a.progress_at IS NOT NULL)
-                 ORDER BY s.wait_reason IS NULL LIMIT 1) AS w ON true
+                   AND s.state IN ('ready', 'unknown', 'stuck') AND s.wait_reason IS NOT NULL
+                 LIMIT 1) AS w ON true
+             -- How far it is, of one that runs and says so. By the index of what runs: few do.
+             LEFT JOIN LATERAL (
+                 SELECT s.step_key || ': ' || concat_ws(', ',
+                            coalesce(t.progress_done || ' of ' || t.progress_total, t.progress_done || ' done',
+                                     t.progress_total || ' to do'),
+                            t.progress_message) AS progress
+                 FROM execution_step s
+                 JOIN step_attempt t
+                   ON t.plan_id = s.plan_id AND t.plan_version = s.plan_version AND t.kind = s.kind
+                  AND t.step_index = s.step_index AND t.attempt = s.attempts
+                 WHERE s.plan_id = p.plan_id AND s.plan_version = p.plan_version AND p.ended_at IS NULL
+                   AND s.state = 'running' AND t.progress_at IS NOT NULL
+                 LIMIT 1) AS r ON true
              ORDER BY k.place"#,
             &plans.iter().map(|p| p.plan_id).collect::<Vec<_>>(),
             &plans.iter().map(|p| p.plan_version).collect::<Vec<_>>(),
