@@ -143,6 +143,7 @@ async fn redis_stopped_then_killed_for_ten_seconds_amid_50_plans_costs_nothing()
         crowd.submit(&producer, plans() / 5).await;
         crowd.submit_tokens(&producer, plans() / 5).await;
         tells(&mut fleet, true, "/redis", |state| state != "up").await;
+        // How long it is away is what is tried: nothing signals it.
         sleep(AWAY).await;
         if killed {
             redis.restart().await;

@@ -33,8 +33,8 @@ fn free_port() -> u16 {
     }
 }
 
-/// A folder for a server's data, which its user alone may read. Not in the build folder: the user that runs PostgreSQL need not reach that, and the
-/// scripts of RabbitMQ do not quote its path.
+/// A folder for a server's data, which its user alone may read. Not in the build folder: the user that runs PostgreSQL need
+/// not reach that, and the scripts of RabbitMQ do not quote its path.
 fn folder(server: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("dat-{server}-{}", random_id().simple()));
     std::fs::create_dir_all(&folder).expect("a folder");
