@@ -32,6 +32,7 @@ pub struct Proxy {
     to_server: Arc<Lane>,
     to_client: Arc<Lane>,
     cuts: watch::Sender<u64>,
+    strands: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -54,10 +55,12 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let user = if user.is_empty() { String::new() } else { format!("{user}@") };
         let (to_server, to_client) = (Arc::<Lane>::default(), Arc::<Lane>::default());
-        let cuts = watch::Sender::new(0);
+        let (cuts, strands) = (watch::Sender::new(0), watch::Sender::new(0));
         let lanes = (Arc::clone(&to_server), Arc::clone(&to_client));
-        let accepting = tokio::spawn(accept(listener, server, lanes, cuts.subscribe()));
-        Self { url: format!("{scheme}://{user}{address}{path}"), to_server, to_client, cuts, accepting }
+        let accepting =
+            tokio::spawn(accept(listener, server, lanes, (cuts.subscribe(), strands.subscribe())));
+        let url = format!("{scheme}://{user}{address}{path}");
+        Self { url, to_server, to_client, cuts, strands, accepting }
     }
 
     /// The same address, by way of this proxy.
@@ -92,6 +95,12 @@ impl Proxy {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Passes on nothing any more on the connections that are there, and never ends them: whoever waits for an answer on
+    /// one waits for ever. New ones are not concerned.
+    pub fn strand(&self) {
+        self.strands.send_modify(|strands| *strands += 1);
+    }
+
     const fn lane(&self, way: Way) -> &Arc<Lane> {
         match way {
             Way::ToServer => &self.to_server,
@@ -117,30 +126,38 @@ fn port(scheme: &str) -> u16 {
 
 type Lanes = (Arc<Lane>, Arc<Lane>);
 
+/// That connections are cut, and that they are stranded.
+type Ends = (watch::Receiver<u64>, watch::Receiver<u64>);
+
 /// Takes connections. They end with it.
-async fn accept(listener: TcpListener, server: String, lanes: Lanes, cuts: watch::Receiver<u64>) {
+async fn accept(listener: TcpListener, server: String, lanes: Lanes, ends: Ends) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => if let Ok((client, _)) = accepted {
-                connections.spawn(connect(client, server.clone(), lanes.clone(), cuts.clone()));
+                connections.spawn(connect(client, server.clone(), lanes.clone(), ends.clone()));
             },
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connect(client: TcpStream, server: String, lanes: Lanes, mut cuts: watch::Receiver<u64>) {
+async fn connect(client: TcpStream, server: String, lanes: Lanes, (mut cuts, mut strands): Ends) {
     cuts.mark_unchanged();
-    let forward = async {
+    strands.mark_unchanged();
+    let mut forward = std::pin::pin!(async {
         let Ok(server) = TcpStream::connect(&server).await else { return };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::join!(pump(from_client, to_server, &lanes.0), pump(from_server, to_client, &lanes.1));
-    };
+    });
     tokio::select! {
-        () = forward => {}
+        () = &mut forward => {}
         _ = cuts.changed() => {}
+        // Both of its connections stay open.
+        Ok(()) = strands.changed() => {
+            let _ = cuts.changed().await;
+        }
     }
 }
 

@@ -48,6 +48,11 @@ impl SandboxClient {
         self.get(&format!("mux/summary?{}", of(plan))).await
     }
 
+    /// MUX's figures of every plan.
+    pub async fn all_mux_summary(&self) -> MuxSummary {
+        self.get("mux/summary").await
+    }
+
     /// Makes MUX hold every request whose action matches, in which `*` stands for any characters.
     pub async fn hold(&self, action: &str) {
         let _: Held = self.post("mux/hold", &Hold { action: action.to_owned() }).await;

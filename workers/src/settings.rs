@@ -95,6 +95,9 @@ pub(crate) struct WorkerSettings {
     pub(crate) batch: usize,
     /// Connections to PostgreSQL, 2 to 100.
     pub(crate) connections: u32,
+    /// How long a statement may take, milliseconds, 500 to 600,000. PostgreSQL ends it then; where it has not answered a
+    /// second later, its connection is given up.
+    pub(crate) statement_ms: u64,
     /// How long a stopping worker lets running attempts finish, milliseconds.
     pub(crate) drain_ms: u64,
 }
@@ -199,6 +202,7 @@ impl Default for WorkerSettings {
             sweep_ms: 500,
             batch: 256,
             connections: 8,
+            statement_ms: 30_000,
             drain_ms: 20_000,
         }
     }
@@ -249,6 +253,7 @@ impl Settings {
         within("worker.sweep_ms", worker.sweep_ms, 50, 60_000)?;
         within("worker.batch", worker.batch as u64, 1, 1_000)?;
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
+        within("worker.statement_ms", worker.statement_ms, 500, 600_000)?;
         self.trust()?;
         self.signing.as_ref().map_or(Ok(()), SigningSetting::check)?;
         for rate in &self.rate {

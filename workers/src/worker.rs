@@ -245,7 +245,9 @@ fn assemble(
     entropy: Arc<SeededEntropy>,
 ) -> Result<(Fleet, LiveWriter, LateWriter), CannotStart> {
     let trust = settings.trust().map_err(cannot)?;
-    let store = Store::new(&settings.database_url, settings.worker.connections, &name).map_err(cannot)?;
+    let statement = Duration::from_millis(settings.worker.statement_ms);
+    let store = Store::bounded(&settings.database_url, settings.worker.connections, &name, statement)
+        .map_err(cannot)?;
     let config = BusConfig::new(&settings.amqp_url, name.clone()).map_err(cannot)?;
     let bus = Bus::start(config, CancellationToken::new());
     let topology = Topology::new(settings.namespace.as_deref());

@@ -5,8 +5,8 @@ use dat_plan::budget::Account;
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanHash, PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::constraint_set::{SetHead, SetHeads};
 use crate::control::{self, Stops, open_versions};
 use crate::error::StoreError;

@@ -10,8 +10,8 @@ use dat_plan::event::{ControlAct, EventKind, NewEvent};
 use dat_plan::{PlanHash, PlanKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::pool::Store;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use dat_plan::event::{ControlAct, EventKind, NewEvent};
 use dat_plan::{PlanKey, PlanState, StepState};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::account::{Ledger, held_accounts};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{self, abort_unstarted, start_rollback};

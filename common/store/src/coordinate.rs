@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::rollback::{Decision, OutcomeClass};
 use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
-use sqlx::PgConnection;
 
 use crate::account::{Ledger, held_accounts};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{self, start_rollback};

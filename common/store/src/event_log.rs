@@ -6,9 +6,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use dat_plan::PlanKey;
 use dat_plan::event::{CHAIN_START, LoggedEvent, NewEvent};
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// Opens the streams of new plan versions.

@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanDocument, PlanState, StepState};
 use serde_json::json;
-use sqlx::PgConnection;
 
 use crate::account::Ledger;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
 

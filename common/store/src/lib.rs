@@ -14,6 +14,7 @@ mod admission;
 mod audit;
 mod breaker;
 mod claim;
+mod connection;
 mod constraint_set;
 mod control;
 mod coordinate;

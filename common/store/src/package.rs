@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use dat_plan::approval::{BudgetSnapshot, PackageFacts, ShownHead, ShownSet};
 use dat_plan::{PlanDocument, PlanHash, PlanKey};
 use serde_json::Value;
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::pool::Store;
 

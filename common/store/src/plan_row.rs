@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use dat_plan::document::Mode;
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanHash, PlanKey, PlanState};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// The approval as the claim transaction reads it.

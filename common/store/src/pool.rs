@@ -5,30 +5,49 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Postgres, Transaction};
 
+use crate::connection::{GRACE, Pooled, Transaction};
 use crate::error::StoreError;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// What a statement of the audit may take: it reads as much as there is.
+const READING: Duration = Duration::from_secs(3_600);
 
 /// The store. Clones share one pool.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// How long this side waits for the answer to a statement.
+    limit: Duration,
 }
 
 impl Store {
+    /// What a statement may take where nothing else is said.
+    pub const STATEMENT: Duration = Duration::from_secs(30);
+
     /// Makes a pool of at most `connections`; connects when first used, so that a worker starts while the database is
     /// away and says so on `/readyz`. Fails only where the URL cannot be read.
     pub fn new(database_url: &str, connections: u32, name: &str) -> Result<Self, StoreError> {
+        Self::bounded(database_url, connections, name, Self::STATEMENT)
+    }
+
+    /// As [`Store::new`], with what a statement may take: the server ends it then, and a server that has not answered a
+    /// second later is given up as silent, its connection with it.
+    pub fn bounded(
+        database_url: &str,
+        connections: u32,
+        name: &str,
+        statement: Duration,
+    ) -> Result<Self, StoreError> {
+        let millis = |span: Duration| format!("{}ms", span.as_millis());
         let options = PgConnectOptions::from_str(database_url)?
             .application_name(name)
             // A statement or an idle transaction that outlives these is a fault of ours; it must not stop the fleet.
             // A worker that is frozen amid a transaction holds its plans' locks so long, and others wait for them.
+            .options([("statement_timeout", millis(statement)), ("lock_timeout", millis(statement / 3))])
             .options([
-                ("statement_timeout", "30s"),
                 ("idle_in_transaction_session_timeout", "5s"),
-                ("lock_timeout", "10s"),
                 // Every statement here reaches few rows by an index. Plans that read whole tables look cheaper only
                 // while the statistics are older than the work, and stay cached then (see `unit_columns`).
                 ("enable_seqscan", "off"),
@@ -43,7 +62,7 @@ impl Store {
             // The ping before every use costs a round trip; a dead connection shows as Unavailable and is done again.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self { pool, limit: statement + GRACE })
     }
 
     /// Applies the migrations that are missing; safe to run from several processes at once.
@@ -62,7 +81,7 @@ impl Store {
             "SELECT count(*) FROM information_schema.tables
              WHERE table_schema = current_schema() AND table_name = 'control_state'"
         )
-        .fetch_one(&self.pool)
+        .fetch_one(self.pool())
         .await?;
         if applied == Some(1) {
             Ok(())
@@ -76,13 +95,14 @@ impl Store {
         self.pool.close().await;
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
-        &self.pool
+    /// Any connection of the pool, for one statement.
+    pub(crate) const fn pool(&self) -> Pooled<'_> {
+        Pooled { pool: &self.pool, limit: self.limit }
     }
 
     /// A transaction that reads much of the database as of one moment: it may plan as whole tables want.
-    pub(crate) async fn begin_reading(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let mut tx = self.pool.begin().await?;
+    pub(crate) async fn begin_reading(&self) -> Result<Transaction, StoreError> {
+        let mut tx = Transaction::begin(&self.pool, READING).await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
         sqlx::query(
             "SELECT set_config(name, 'on', true)
@@ -93,7 +113,7 @@ impl Store {
         Ok(tx)
     }
 
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        Ok(self.pool.begin().await?)
+    pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
+        Ok(Transaction::begin(&self.pool, self.limit).await?)
     }
 }

@@ -179,7 +179,7 @@ impl Store {
 
 /// Of each version the newest one before it: registered already, or in the same batch.
 async fn superseded(
-    conn: &mut sqlx::PgConnection,
+    conn: &mut crate::connection::PgConnection,
     versions: &BTreeMap<PlanKey, usize>,
 ) -> Result<BTreeMap<PlanKey, i32>, StoreError> {
     let later: Vec<PlanKey> = versions.keys().filter(|key| key.plan_version > 1).copied().collect();
@@ -206,7 +206,7 @@ async fn superseded(
 }
 
 async fn insert_plans(
-    conn: &mut sqlx::PgConnection,
+    conn: &mut crate::connection::PgConnection,
     plans: &[&Registration],
     (supersedes, facts): (&BTreeMap<PlanKey, i32>, &BTreeMap<PlanKey, PackageFacts>),
     now: DateTime<Utc>,

@@ -7,8 +7,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::PlanKey;
 use dat_plan::event::{EventKind, NewEvent};
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::pool::Store;

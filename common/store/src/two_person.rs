@@ -9,8 +9,8 @@ use dat_plan::PlanKey;
 use dat_plan::event::{ControlAct, EventKind, NewEvent};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::control::{ControlChange, ControlScope, abort_in, control_in};
 use crate::error::StoreError;
 use crate::event_log;

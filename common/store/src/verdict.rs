@@ -9,8 +9,8 @@ use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::signing::{KeyRing, SignatureFault};
 use dat_plan::{Fault, FaultCode, PlanKey, PlanState};
 use serde_json::Value;
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish::{abort_unstarted, start_rollback};

@@ -4,8 +4,8 @@
 //! is looked at again: whatever held it is asked anew. Like [`crate::Store::postpone`] it locks no plan.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// How the reason begins of whatever waits for a connector's breaker, be it open or forced open.

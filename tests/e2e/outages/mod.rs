@@ -19,7 +19,9 @@ async fn fleet_behind(variable: &str, address: impl Fn(&Fleet) -> String) -> (Fl
     let options = FleetOptions { workers: 0, settings: crowd::settings(), ..FleetOptions::default() };
     let mut fleet = Fleet::start(options).await;
     let proxy = Proxy::before(&address(&fleet)).await;
-    let environment = vec![(variable.to_owned(), proxy.url().to_owned())];
+    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    // As short as it can be without giving up statements that only take long on a busy machine.
+    let environment = vec![setting(variable, proxy.url()), setting("DAT_WORKER__STATEMENT_MS", "2000")];
     for _ in 0..2 {
         let options = WorkerOptions { environment: environment.clone(), ..WorkerOptions::default() };
         fleet.spawn_worker(&options).await;
@@ -76,6 +78,21 @@ async fn a_broker_that_cuts_every_connection_amid_50_plans_costs_nothing() {
 async fn a_database_that_cuts_every_connection_amid_50_plans_costs_nothing() {
     let (fleet, proxy) = fleet_behind("DATABASE_URL", |fleet| fleet.realm().database_url.clone()).await;
     cut_again_and_again(&fleet, &proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_falls_silent_and_ends_no_connection_amid_50_plans_is_asked_on_new_ones() {
+    let (fleet, proxy) = fleet_behind("DATABASE_URL", |fleet| fleet.realm().database_url.clone()).await;
+    let producer = fleet.producer().await;
+    let mut crowd = Crowd::default();
+    crowd.submit(&producer, plans()).await;
+    for fifths in 1..4 {
+        crowd::wait_for_ended(&producer, plans() * fifths / 5).await;
+        // Nobody says that it is gone, and nobody ever does: what waits for an answer waits for its own limit.
+        proxy.strand();
+    }
+    crowd.check(&fleet, &producer).await;
+    nothing_is_dead(&fleet).await;
 }
 
 async fn cut_again_and_again(fleet: &Fleet, proxy: &Proxy) {

@@ -14,11 +14,11 @@ use chrono::{DateTime, Utc};
 use dat_plan::budget::Account;
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanKey, UnitKey, UnitKind};
-use sqlx::PgConnection;
 
 pub(crate) use tenant::{held_accounts, tenant_accounts};
 pub use view::{AccountView, TenantLimit, TokenUsage};
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use dat_plan::PlanKey;
 use dat_plan::budget::Account;
-use sqlx::PgConnection;
 
 use super::snapshot::{self, ROLL_UP_EVERY};
 use super::view::AccountRow;
 use super::{AccountView, Entry, Ledger, Reservation, ReservationKey, Row};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::plan_row::assert_rows;
 

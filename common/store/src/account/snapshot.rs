@@ -5,9 +5,9 @@
 //! looks for accounts that moved. When a tenant's period has turned, the sweeper takes one more.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
 use super::AccountView;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::pool::Store;
 

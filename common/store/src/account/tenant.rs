@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dat_plan::PlanKey;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// The accounts of tenants for the calendar periods that hold `now`, made where a limit is set and none is there yet.

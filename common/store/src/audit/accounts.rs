@@ -4,9 +4,9 @@
 //! Sums are the database's to build: what comes here is a page of accounts, or what does not hold. Memory is bounded.
 
 use dat_plan::PlanKey;
-use sqlx::PgConnection;
 
 use super::{AuditFault, AuditReport};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::pool::Store;
 

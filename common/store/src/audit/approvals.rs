@@ -10,9 +10,9 @@ use dat_plan::signing::KeyRing;
 use dat_plan::{PlanHash, PlanKey, PlanState, StepState};
 use serde::Deserialize as _;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use super::Chain;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// What a plan's log tells of its approval, in constant memory.

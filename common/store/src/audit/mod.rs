@@ -11,9 +11,9 @@ use dat_plan::event::{CHAIN_START, LoggedEvent};
 use dat_plan::replay::Replay;
 use dat_plan::signing::Trust;
 use serde::Serialize;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::pool::Store;
 

@@ -1,9 +1,9 @@
 //! States: what a plan's log replays to is what its rows say.
 
 use dat_plan::{PlanKey, UnitKind};
-use sqlx::PgConnection;
 
 use super::Chain;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 
 /// Compares the replayed states of a plan and its units with their rows, and with each other.

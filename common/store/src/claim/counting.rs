@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 use dat_plan::PlanKey;
 use dat_plan::constraint::SpendPeriod;
-use sqlx::PgConnection;
 
 use super::request::{ClaimRequest, CountLock, SpendCap};
 use crate::account::Ledger;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
 

@@ -9,12 +9,12 @@ use dat_plan::ids::idempotency_key;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanState, StepState, UnitKey, UnitKind};
 use serde_json::{Map, Value, json};
-use sqlx::PgConnection;
 
 use super::{
     BUDGET_WAIT, Change, Claim, ClaimRequest, Claimed, Counting, GuardFacts, GuardVerdict, Needed, Row,
     Short, SpendFacts,
 };
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::lease::Lease;
 use crate::plan_row::LockedPlan;

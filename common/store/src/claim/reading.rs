@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use dat_plan::{PlanKey, UnitKey, UnitKind};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use super::{Claim, ClaimReport, ClaimRequest, Needed, Row, counting};
 use crate::account::{Ledger, tenant_accounts};
+use crate::connection::PgConnection;
 use crate::constraint_set::SetHeads;
 use crate::control;
 use crate::error::StoreError;

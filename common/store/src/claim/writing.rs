@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use dat_plan::UnitKey;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use super::{Change, Claim};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::plan_row;

@@ -11,8 +11,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::event::{ControlAct, EventKind, NewEvent};
 use dat_plan::{PlanKey, PlanState, StepState, UnitKind};
 use serde_json::json;
-use sqlx::PgConnection;
 
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::lease::Lease;

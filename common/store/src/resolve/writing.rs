@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{PlanKey, StepState, UnitKey, UnitKind};
-use sqlx::PgConnection;
 
 use super::Resolve;
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::operator::Operator;
 use crate::plan_row::{self, LockedPlan};

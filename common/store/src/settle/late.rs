@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanKey, StepState, UnitKey, UnitKind};
-use sqlx::PgConnection;
 
 use super::{Finding, Group};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::lease::Lease;

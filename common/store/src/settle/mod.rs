@@ -13,12 +13,12 @@ use dat_plan::event::NewEvent;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 pub use finding::{Finding, SettleReport, Settled, Settlement};
 pub use late::LateAnswer;
 
 use crate::account::{Ledger, held_accounts, tenant_accounts};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::operator::Operator;
 use crate::plan_row::{self, Contended, LockedPlan};

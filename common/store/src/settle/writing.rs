@@ -7,9 +7,9 @@ use dat_plan::event::EventKind;
 use dat_plan::rollback::OutcomeClass;
 use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use super::{Group, Write};
+use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
 use crate::finish;
