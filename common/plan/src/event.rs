@@ -146,6 +146,8 @@ pub enum EventKind {
     /// An answer came when its lease was lost and something else was on record: `anomaly.late_answer`. It changes
     /// nothing.
     LateAnswer,
+    /// What grew in the log was sealed: `audit.checkpoint`. Its data is the checkpoint.
+    Checkpoint,
     /// An operator acted: `control.<act>`.
     Control(ControlAct),
 }
@@ -186,6 +188,7 @@ impl EventKind {
             Self::RuntimeLost => "runtime.lost".to_owned(),
             Self::RuntimeRebuilt => "runtime.rebuilt".to_owned(),
             Self::LateAnswer => "anomaly.late_answer".to_owned(),
+            Self::Checkpoint => "audit.checkpoint".to_owned(),
             Self::Control(act) => format!("control.{}", act.as_str()),
         }
     }
@@ -215,6 +218,7 @@ impl EventKind {
             | Self::RuntimeLost
             | Self::RuntimeRebuilt
             | Self::LateAnswer
+            | Self::Checkpoint
             | Self::Control(_) => &[Destination::Events],
         }
     }
@@ -245,6 +249,7 @@ impl std::str::FromStr for EventKind {
             ("runtime", "lost") => Self::RuntimeLost,
             ("runtime", "rebuilt") => Self::RuntimeRebuilt,
             ("anomaly", "late_answer") => Self::LateAnswer,
+            ("audit", "checkpoint") => Self::Checkpoint,
             ("control", act) => Self::Control(act.parse().map_err(|_| unknown())?),
             _ => return Err(unknown()),
         })
@@ -390,6 +395,7 @@ mod tests {
             EventKind::RuntimeLost,
             EventKind::RuntimeRebuilt,
             EventKind::LateAnswer,
+            EventKind::Checkpoint,
         ];
         kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
         kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));

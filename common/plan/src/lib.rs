@@ -10,6 +10,7 @@ pub mod amount;
 pub mod approval;
 pub mod budget;
 pub mod check;
+pub mod checkpoint;
 pub mod clock;
 pub mod constraint;
 pub mod cost;
