@@ -32,6 +32,7 @@ mod references;
 mod relay;
 mod runner;
 mod running;
+mod sealer;
 mod settings;
 mod signing;
 mod stage;

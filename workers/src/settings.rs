@@ -76,6 +76,32 @@ pub(crate) struct Settings {
     pub(crate) signing: Option<SigningSetting>,
     /// DAT's own keys, with which checkpoints of the log are checked.
     pub(crate) checkpoint_key: Vec<TrustedKey>,
+    /// How the log is sealed.
+    pub(crate) checkpoint: CheckpointSettings,
+}
+
+/// How the log is sealed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CheckpointSettings {
+    /// How often, milliseconds, 50 to 600,000.
+    pub(crate) every_ms: u64,
+    /// The key that signs; checkpoints are unsigned without one.
+    pub(crate) signing: Option<SigningSetting>,
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> Self {
+        Self { every_ms: 5_000, signing: None }
+    }
+}
+
+impl CheckpointSettings {
+    /// The key that signs, where one is configured.
+    pub(crate) fn key(&self) -> Result<Option<SigningKey>, BadSetting> {
+        let key = self.signing.as_ref().map(SigningSetting::key).transpose();
+        key.map_err(|error| BadSetting(format!("checkpoint.{error}")))
+    }
 }
 
 /// How a worker works.
@@ -189,6 +215,7 @@ impl Default for Settings {
             approver_key: Vec::new(),
             signing: None,
             checkpoint_key: Vec::new(),
+            checkpoint: CheckpointSettings::default(),
         }
     }
 }
@@ -254,8 +281,11 @@ impl Settings {
         within("worker.batch", worker.batch as u64, 1, 1_000)?;
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
         within("worker.statement_ms", worker.statement_ms, 500, 600_000)?;
+        within("checkpoint.every_ms", self.checkpoint.every_ms, 50, 600_000)?;
         self.trust()?;
         self.signing.as_ref().map_or(Ok(()), SigningSetting::check)?;
+        let sealing = self.checkpoint.signing.as_ref().map_or(Ok(()), SigningSetting::check);
+        sealing.map_err(|error| BadSetting(format!("checkpoint.{error}")))?;
         for rate in &self.rate {
             rate.limit()?;
         }

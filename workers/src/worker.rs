@@ -36,6 +36,7 @@ use crate::plan_submitted::PlanSubmitted;
 use crate::reconciler;
 use crate::relay;
 use crate::running::Running;
+use crate::sealer::Sealer;
 use crate::settings::Settings;
 use crate::stage;
 use crate::step_dispatch::{Dispatcher, StepDispatch};
@@ -61,7 +62,7 @@ pub(crate) enum Role {
     StepFailed,
     /// Publishes the log.
     Relay,
-    /// Finds what nobody was told of, and reconciles ledger, reservations and Redis.
+    /// Finds what nobody was told of, reconciles ledger, reservations and Redis, and seals the log.
     Sweeper,
 }
 
@@ -106,12 +107,17 @@ impl Worker {
     ) -> Result<Self, CannotStart> {
         let entropy = Arc::new(SeededEntropy::from_os());
         let name = name.unwrap_or_else(|| format!("worker-{}", &entropy.id().simple().to_string()[..8]));
+        let sealer = Sealer::new(settings).map_err(cannot)?;
         let (fleet, live, late) = assemble(settings, name, entropy)?;
         let listener = TcpListener::bind(settings.worker.listen)
             .await
             .map_err(|error| CannotStart(format!("cannot listen on {}: {error}", settings.worker.listen)))?;
         let address = listener.local_addr().map_err(cannot)?;
         let mut worker = Self::spawn(Arc::new(fleet), address, roles);
+        if roles.contains(&Role::Sweeper) {
+            let fleet = Arc::clone(&worker.fleet);
+            worker.stages.spawn(async move { sealer.run(&fleet).await });
+        }
         worker.serve(listener);
         let fleet = Arc::clone(&worker.fleet);
         let noting = Arc::clone(&fleet);

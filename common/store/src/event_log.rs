@@ -34,6 +34,15 @@ pub(crate) async fn open_streams(
 
 /// Appends events, each stream in the order given. The last locks of a transaction, in id order.
 pub(crate) async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<(), StoreError> {
+    write(conn, events, true).await
+}
+
+/// As [`append`], and no checkpoint is made because of it.
+pub(crate) async fn append_unnoted(conn: &mut PgConnection, events: &[NewEvent]) -> Result<(), StoreError> {
+    write(conn, events, false).await
+}
+
+async fn write(conn: &mut PgConnection, events: &[NewEvent], noted: bool) -> Result<(), StoreError> {
     if events.is_empty() {
         return Ok(());
     }
@@ -92,7 +101,12 @@ pub(crate) async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Resu
     .execute(&mut *conn)
     .await?;
     sqlx::query!(
-        "UPDATE event_stream AS s SET last_sequence = n.last_sequence, last_hash = n.last_hash
+        // What is to be sealed is noted in a row a transaction, whatever it wrote to: no index of streams grows with
+        // every event, and who seals is in nobody's way.
+        "WITH grown AS (
+             INSERT INTO stream_growth (plan_ids, plan_versions)
+             SELECT $1::uuid[], $2::integer[] WHERE $5)
+         UPDATE event_stream AS s SET last_sequence = n.last_sequence, last_hash = n.last_hash
          FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[], $4::bytea[])
               AS n (plan_id, plan_version, last_sequence, last_hash)
          WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version",
@@ -100,6 +114,7 @@ pub(crate) async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Resu
         &new_heads.iter().map(|h| h.1).collect::<Vec<_>>(),
         &new_heads.iter().map(|h| h.2).collect::<Vec<_>>(),
         &new_heads.iter().map(|h| h.3.clone()).collect::<Vec<_>>(),
+        noted,
     )
     .execute(conn)
     .await?;

@@ -8,11 +8,13 @@
 //! **The one order of locks.** Every writing transaction first locks the plan rows it touches, in id order, in a
 //! statement of its own, then re-reads; budget accounts come after plans, in id order, then counters of what
 //! runs, in key order; streams of events come last, in id order. Claims skip plans that are locked; everything else waits.
+//! Whoever seals the log holds the turn for it first, which nobody waits for, and then the control stream alone.
 
 mod account;
 mod admission;
 mod audit;
 mod breaker;
+mod checkpoint;
 mod claim;
 mod connection;
 mod constraint_set;
@@ -47,6 +49,7 @@ pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport};
 pub use breaker::{BreakerForce, ForcedBreaker};
+pub use checkpoint::NewCheckpoint;
 pub use claim::{
     BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, Guard, GuardFacts,
     GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,

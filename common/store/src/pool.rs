@@ -113,6 +113,14 @@ impl Store {
         Ok(tx)
     }
 
+    /// A transaction that reads rows by their keys as of one moment, for as long as it takes.
+    pub(crate) async fn begin_snapshot(&self) -> Result<Transaction, StoreError> {
+        let mut tx = Transaction::begin(&self.pool, READING).await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+        sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
+        Ok(tx)
+    }
+
     pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(Transaction::begin(&self.pool, self.limit).await?)
     }

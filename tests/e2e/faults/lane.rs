@@ -11,6 +11,7 @@ use super::scenario::{self, Story};
 
 /// Short leases, a rate and a token window that let everything pass that there is.
 const SETTINGS: &str = "[worker]\nlease_ms = 1000\nsweep_ms = 50\nconnections = 4\n\
+    [checkpoint]\nevery_ms = 200\n\
     [[rate]]\nconnector = \"mux\"\ncount = 50\nperiod_ms = 1000\nburst = 2\n\
     [[token_window]]\nconnector = \"mux\"\nperiod = \"hour\"\nlimit = 100000000\n";
 
