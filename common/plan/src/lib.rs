@@ -17,6 +17,7 @@ pub mod cost;
 pub mod coverage;
 pub mod document;
 pub mod event;
+pub mod export;
 pub mod fault;
 pub mod graph;
 pub mod hash;

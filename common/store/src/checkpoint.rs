@@ -59,10 +59,8 @@ impl Store {
         let leaves = growth.leaves(&mut tx).await?;
         let due = if growth.more { now } else { next };
         sqlx::query!("UPDATE checkpoint_turn SET next_at = $1", due).execute(&mut *tx).await?;
-        let checkpoint = match leaves.is_empty() {
-            true => None,
-            false => Some(add(&mut tx, origin, key, &leaves, now).await?),
-        };
+        let checkpoint =
+            if leaves.is_empty() { None } else { Some(add(&mut tx, origin, key, &leaves, now).await?) };
         dat_fault::around("checkpoint.seal", tx.commit()).await?;
         Ok(checkpoint.map(|checkpoint| NewCheckpoint { checkpoint, more: growth.more }))
     }

@@ -48,13 +48,10 @@ impl PgConnection {
     }
 
     /// Does something that ends within the limit, or with the connection.
-    fn bounded<'e, 'c: 'e, T: 'e>(
+    fn bounded<'e, 'c: 'e, T: Send + 'e>(
         &'c mut self,
         act: impl FnOnce(&'c mut sqlx::PgConnection) -> BoxFuture<'e, Result<T, Error>>,
-    ) -> BoxFuture<'e, Result<T, Error>>
-    where
-        T: Send,
-    {
+    ) -> BoxFuture<'e, Result<T, Error>> {
         let limit = self.limit;
         let (connection, silent) = match self.split() {
             Ok(split) => split,
@@ -87,13 +84,11 @@ impl<'c> Executor<'c> for &'c mut PgConnection {
         let rows = connection.fetch_many(query);
         stream::unfold(Some((rows, silent)), move |going| async move {
             let (mut rows, silent) = going?;
-            match timeout_at(until, rows.next()).await {
-                Ok(row) => row.map(|row| (row, Some((rows, silent)))),
-                Err(_) => {
-                    *silent = true;
-                    Some((Err(late(limit)), None))
-                }
-            }
+            let Ok(row) = timeout_at(until, rows.next()).await else {
+                *silent = true;
+                return Some((Err(late(limit)), None));
+            };
+            row.map(|row| (row, Some((rows, silent))))
         })
         .boxed()
     }

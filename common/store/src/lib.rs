@@ -23,6 +23,7 @@ mod coordinate;
 mod decisions;
 mod error;
 mod event_log;
+mod export;
 mod finish;
 mod lease;
 mod operator;
@@ -47,7 +48,7 @@ mod weight;
 
 pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
-pub use audit::{AuditFault, AuditReport};
+pub use audit::{AuditFault, AuditReport, Replayed, ReplayedUnit};
 pub use breaker::{BreakerForce, ForcedBreaker};
 pub use checkpoint::NewCheckpoint;
 pub use claim::{
@@ -59,6 +60,7 @@ pub use control::{ControlChange, ControlScope, Stop};
 pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStart, Ruling};
 pub use decisions::RecordedDecision;
 pub use error::StoreError;
+pub use export::Exporter;
 pub use lease::{ExpiredLease, Lease, Probe};
 pub use orphan::OrphanPage;
 pub use plan_row::Approval;

@@ -12,7 +12,7 @@ use crate::error::StoreError;
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
 /// What a statement of the audit may take: it reads as much as there is.
-const READING: Duration = Duration::from_secs(3_600);
+const READING: Duration = Duration::from_hours(1);
 
 /// The store. Clones share one pool.
 #[derive(Debug, Clone)]

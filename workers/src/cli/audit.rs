@@ -1,4 +1,7 @@
-//! `dat audit verify | recheck`.
+//! `dat audit verify | checkpoint | export | replay | recheck`.
+
+mod export;
+mod replay;
 
 use std::process::ExitCode;
 
@@ -17,6 +20,9 @@ use crate::recheck;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     Verify(Verify),
+    Checkpoint(export::CheckpointCommand),
+    Export(export::Export),
+    Replay(replay::Replay),
     Recheck(Recheck),
 }
 
@@ -58,17 +64,26 @@ impl Which {
             }
         }
     }
+
+    /// The plan that must be named.
+    async fn one(self, store: &Store) -> Result<PlanKey, Failure> {
+        let found = self.find(store).await?;
+        found.ok_or_else(|| Failure::Usage("name a plan: its UUID, or UUID/VERSION".to_owned()))
+    }
 }
 
-/// Follow every hash chain, and compare log, ledger and accounts; exit status 1 if anything does not hold
+/// Follow every hash chain and checkpoint, and compare log, approvals, ledger and accounts; exit status 1 if anything
+/// does not hold
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Changes nothing.
+Changes nothing. Signatures are checked where keys are set: [[verdict_key]] and [[checkpoint_key]] in the settings.
 
 Examples:
-  dat audit verify                                          everything
-  dat audit verify PLAN     the newest version of one plan
-  dat audit verify --full   every account from its beginning, not from its last snapshot
+  dat audit verify                          everything
+  dat audit verify PLAN                     the newest version of one plan
+  dat audit verify --full                   every account from its beginning, not from its last snapshot
+  dat audit verify --checkpoint held.json   and the log holds the checkpoints that someone kept
+  dat audit verify --file plan.json         an exported plan, with no database
   dat audit verify --output json | jq .faults")]
 pub(crate) struct Verify {
     #[command(flatten)]
@@ -76,6 +91,12 @@ pub(crate) struct Verify {
     /// Follow every account from its beginning, through every snapshot, not only from its last one
     #[arg(long, conflicts_with = "plan")]
     full: bool,
+    /// The log must hold the checkpoints in this file, as they were printed or published; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "full"])]
+    checkpoint: Option<String>,
+    /// Check an exported plan, with no database; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "full", "checkpoint"])]
+    file: Option<String>,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -84,6 +105,9 @@ impl Audit {
     pub(crate) async fn run(self, session: &Session) -> Answer {
         match self {
             Self::Verify(verify) => verify.run(session).await,
+            Self::Checkpoint(checkpoint) => checkpoint.run(session).await,
+            Self::Export(export) => export.run(session).await,
+            Self::Replay(replay) => replay.run(session).await,
             Self::Recheck(recheck) => recheck.run(session).await,
         }
     }
@@ -91,11 +115,18 @@ impl Audit {
 
 impl Verify {
     async fn run(self, session: &Session) -> Answer {
+        let trust = session.settings.trust()?;
+        if let Some(file) = &self.file {
+            return export::verify(file, &trust, self.output);
+        }
+        let held = self.checkpoint.as_deref().map(export::held).transpose()?;
         let store = session.store().await?;
         let only = self.which.find(&store).await?;
-        let trust = session.settings.trust()?;
-        let report =
-            if self.full { store.audit_full(&trust).await? } else { store.audit(only, &trust).await? };
+        let report = match held {
+            Some(held) => store.audit_against(&held, &trust).await?,
+            None if self.full => store.audit_full(&trust).await?,
+            None => store.audit(only, &trust).await?,
+        };
         if let Some(plan) = only
             && report.streams == 0
         {
@@ -109,6 +140,14 @@ impl Verify {
                 output::line(format_args!(
                     "{events} events in {streams} streams: every chain holds, log, ledger and accounts agree"
                 ))?;
+                if only.is_none() {
+                    let (checkpoints, signatures) = (report.checkpoints, report.signatures);
+                    let unsealed = report.unsealed;
+                    output::line(format_args!(
+                        "{checkpoints} checkpoints: every one holds, {signatures} signatures checked; {unsealed} \
+                         events are not sealed yet"
+                    ))?;
+                }
             } else {
                 let mut faults = table::table(&["stream", "what does not hold"]);
                 for fault in &report.faults {

@@ -18,12 +18,11 @@ impl Store {
     pub(super) async fn audit_checkpoints(
         &self,
         trust: &Trust,
-        held: Option<&Checkpoint>,
+        held: &[Checkpoint],
         report: &mut AuditReport,
     ) -> Result<(), StoreError> {
         let mut found = Vec::new();
         let mut before: Option<Checkpoint> = None;
-        let mut met = held.is_none();
         loop {
             let mut tx = self.begin_snapshot().await?;
             let after = before.as_ref().map_or(0, |last| last.number);
@@ -49,18 +48,15 @@ impl Store {
                 if Tree::of(&leaves)?.root() != present.root {
                     say("its root is not that of its leaves".to_owned());
                 }
-                if let Some(held) = held.filter(|held| held.number == present.number) {
-                    met = true;
-                    if *held != present {
-                        say("it is another than the one that is held elsewhere".to_owned());
-                    }
+                if held.iter().any(|held| held.number == present.number && *held != present) {
+                    say("it is another than the one that is held elsewhere".to_owned());
                 }
                 before = Some(present);
             }
         }
         let last = before.as_ref().map_or(0, |last| last.number);
-        if let Some(held) = held {
-            if !met {
+        for held in held {
+            if held.number > last {
                 let number = held.number;
                 found.push(format!("checkpoint {number} is held elsewhere, the chain ends at {last}"));
             }

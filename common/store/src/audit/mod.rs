@@ -5,6 +5,7 @@ mod accounts;
 mod approvals;
 mod checkpoints;
 mod money;
+mod replayed;
 mod states;
 mod streams;
 
@@ -19,6 +20,8 @@ use serde::Serialize;
 
 use crate::error::StoreError;
 use crate::pool::Store;
+
+pub use replayed::{Replayed, ReplayedUnit};
 
 /// One thing that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,18 +65,18 @@ impl Store {
         self.audit_accounts(only, &mut report).await?;
         if only.is_none() {
             self.audit_reservations(&mut report).await?;
-            self.audit_checkpoints(trust, None, &mut report).await?;
+            self.audit_checkpoints(trust, &[], &mut report).await?;
         }
         Ok(report)
     }
 
-    /// As [`Store::audit`] of everything; besides, a checkpoint that someone else holds is the one of the chain.
-    pub async fn audit_against(&self, held: &Checkpoint, trust: &Trust) -> Result<AuditReport, StoreError> {
+    /// As [`Store::audit`] of everything; besides, the checkpoints that someone else holds are those of the chain.
+    pub async fn audit_against(&self, held: &[Checkpoint], trust: &Trust) -> Result<AuditReport, StoreError> {
         let mut report = AuditReport::default();
         self.audit_streams(None, trust, &mut report).await?;
         self.audit_accounts(None, &mut report).await?;
         self.audit_reservations(&mut report).await?;
-        self.audit_checkpoints(trust, Some(held), &mut report).await?;
+        self.audit_checkpoints(trust, held, &mut report).await?;
         Ok(report)
     }
 

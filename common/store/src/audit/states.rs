@@ -16,6 +16,18 @@ pub(super) struct Standing {
     units: Vec<(UnitKind, String, String)>,
 }
 
+impl Standing {
+    /// Where the plan stands.
+    pub(super) fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    /// Where its units stand, steps before undos, each in the plan's order.
+    pub(super) fn units(&self) -> impl Iterator<Item = (UnitKind, &str, &str)> {
+        self.units.iter().map(|(kind, step, state)| (*kind, step.as_str(), state.as_str()))
+    }
+}
+
 /// Where plans stand. A plan that was never registered has no row, and is left out.
 pub(super) async fn standing(
     conn: &mut PgConnection,

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use crate::plans::Plan;
 
 /// Every table that a transaction of the store writes.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 20] = [
     "plan_owner",
     "execution_plan",
     "plan_verdict",
@@ -32,6 +32,10 @@ const TABLES: [&str; 16] = [
     "control_state",
     "control_request",
     "two_person_act",
+    "stream_growth",
+    "audit_checkpoint",
+    "audit_leaf",
+    "checkpoint_turn",
 ];
 
 /// A moment: so many seconds after the tests' own beginning of time.

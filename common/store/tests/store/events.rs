@@ -67,6 +67,16 @@ const TAMPERED: &[(&str, &str)] = &[
          WHERE a.plan_id = $P AND b.plan_id = $P AND a.sequence + b.sequence = 15 AND a.sequence IN (7, 8)",
         "event 7",
     ),
+    (
+        "INSERT INTO execution_event SELECT partition_date, plan_id, plan_version, sequence + 1, kind, at, data, hash
+         FROM execution_event WHERE plan_id = $P ORDER BY sequence DESC LIMIT 1",
+        "the stream ends at",
+    ),
+    (
+        "INSERT INTO execution_event SELECT partition_date, plan_id, plan_version, sequence + 1, kind, at, data, hash
+         FROM execution_event WHERE plan_id = $P ORDER BY sequence DESC LIMIT 1",
+        "does not hash to what was chained",
+    ),
     ("UPDATE event_stream SET last_hash = sha256('x') WHERE plan_id = $P", "the stream ends at"),
     (
         "UPDATE budget_entry SET amount = amount + 1 WHERE plan_id = $P AND entry = 'incurred' AND step_index = 0",

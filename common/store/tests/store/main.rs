@@ -6,6 +6,7 @@
 mod admission;
 mod approvals;
 mod budget;
+mod checkpoints;
 mod checks;
 mod claims;
 mod constraints;
