@@ -13,6 +13,7 @@ mod dead;
 mod documents;
 mod drain;
 mod dry_run;
+mod exports;
 mod faults;
 mod foreign_mux;
 mod freeze;
