@@ -40,3 +40,4 @@ mod scenarios;
 mod shop;
 mod stops;
 mod token_trace;
+mod who;

@@ -16,6 +16,7 @@ mod events;
 mod fairness;
 mod fence;
 mod fleet;
+mod grants;
 mod ledger;
 mod lock_order;
 mod periods;
