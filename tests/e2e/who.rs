@@ -1,7 +1,9 @@
 //! Who may submit, and what each may not do: users of the real broker with few rights, each trying what is not theirs.
 
 use dat_plan::{PlanKey, PlanState};
-use dat_tests::{Announcement, Fleet, FleetOptions, Login, PlanDraft, Producer, Submission, eventually};
+use dat_tests::{
+    Announcement, Fleet, FleetOptions, Login, PlanDraft, Producer, Submission, WorkerOptions, eventually,
+};
 use dat_topology::{Exchange, Outside, Party, Stage, Topology, key};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -19,7 +21,7 @@ async fn fleet_of(submitters: &[(&str, &[&str])]) -> Fleet {
     Fleet::start(FleetOptions { settings, ..FleetOptions::default() }).await
 }
 
-fn login<'a>(fleet: &'a Fleet, name: &str, party: Party) -> Login<'a> {
+fn login(fleet: &Fleet, name: &str, party: Party) -> Login {
     let realm = fleet.realm();
     Login::create(realm, name, &Topology::new(realm.namespace.as_deref()).rights(party))
 }
@@ -119,6 +121,83 @@ async fn two_submitters_of_two_tenants_do_what_is_theirs_and_nothing_else() {
         }
         let refused = login.declare("anything").await.expect_err("it may declare nothing");
         assert_eq!(refused.code, 403, "{refused:?}");
+    }
+    fleet.check_everything().await;
+}
+
+/// Every party with its own rights and no others: a plan goes its way, an operator stops and goes on, and what is another's
+/// is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_that_each_party_needs_on_the_broker_is_enough_and_is_all() {
+    let mut fleet = Fleet::start(FleetOptions { workers: 0, ..FleetOptions::default() }).await;
+    let producer = fleet.producer().await;
+    let topology = Topology::new(fleet.realm().namespace.as_deref());
+    let as_party = |party: Party| login(&fleet, &Login::name(party.as_str()), party);
+    let [administrator, worker, follower, operator] =
+        [Party::Administrator, Party::Worker, Party::Follower, Party::Operator].map(as_party);
+    let [governance, approver, mux, flo, pte] =
+        [Party::Governance, Party::Approver, Party::Mux, Party::Flo, Party::Pte].map(as_party);
+    let (done, said) = fleet.dat_with(administrator.environment(), &["topology", "apply"]).await;
+    assert!(done, "{said}");
+    let options = WorkerOptions { environment: worker.environment().to_vec(), ..WorkerOptions::default() };
+    let number = fleet.spawn_worker(&options).await;
+    fleet.worker(number).get_until("/readyz", |(status, _)| *status == 200).await;
+
+    // Submitted, approved by hand, stopped and gone on with, and run to its end by a worker that can do no more.
+    let document = PlanDraft::in_order("least", 3).label("sandbox.ggp", "wait").document();
+    let (plan, path) = (plan_of(&document), fleet.file("least.json", &document.to_string()));
+    let id = plan.plan_id.to_string();
+    let act = ["--tenant", "acme", "--actor", "ops", "--reason", "a test"];
+    for (party, words) in
+        [(&operator, [&["control", "pause"][..], &act].concat()), (&follower, vec!["plan", "submit", &path])]
+    {
+        let (done, said) = fleet.dat_with(party.environment(), &words).await;
+        assert!(done, "{words:?}: {said}");
+    }
+    fleet.plan(plan).await;
+    for (party, words) in [
+        (&governance, vec!["approve", &id, "--approver", "ggp", "--yes"]),
+        (&operator, [&["control", "resume"][..], &act].concat()),
+    ] {
+        let (done, said) = fleet.dat_with(party.environment(), &words).await;
+        assert!(done, "{words:?}: {said}");
+    }
+    assert_eq!(producer.wait_for_end(plan).await.state, PlanState::Completed);
+
+    let nothing = || Submission::of(&json!({}));
+    let verdict = (Exchange::Plans, key::PLAN_APPROVED);
+    for (party, to) in [
+        (&worker, SUBMIT),
+        (&worker, verdict),
+        (&worker, (Exchange::Control, "")),
+        (&governance, SUBMIT),
+        (&governance, (Exchange::Ggp, key::PLAN_APPROVAL)),
+        (&approver, verdict),
+        (&approver, (Exchange::Ggp, key::PLAN_APPROVAL_REQUESTED)),
+        (&operator, verdict),
+        (&operator, (Exchange::Steps, key::STEP_DISPATCH)),
+        (&mux, verdict),
+        (&flo, (Exchange::Flo, "spend.incurred")),
+        (&pte, (Exchange::Events, "plan.completed")),
+        (&administrator, verdict),
+    ] {
+        let refused =
+            party.publish(to, nothing(), None, &[]).await.expect_err(&format!("{}: {to:?}", party.name));
+        assert_eq!(refused.code, 403, "{}: {refused:?}", party.name);
+    }
+    let queue = |queue: Outside| topology.queue(queue).name().to_owned();
+    let work = topology.queue(Stage::PlanApproved).name().to_owned();
+    for (party, own, others) in [
+        (&governance, queue(Outside::GgpRequests), work.clone()),
+        (&mux, queue(Outside::MuxActions), queue(Outside::GgpRequests)),
+        (&flo, queue(Outside::FloEvents), queue(Outside::PteEvents)),
+        (&pte, queue(Outside::PteEvents), queue(Outside::FloEvents)),
+        (&worker, work.clone(), format!("{work}.dead")),
+        (&operator, format!("{work}.dead"), work.clone()),
+    ] {
+        assert_eq!(party.consume(&own).await, Ok(()), "{} and its own queue", party.name);
+        let refused = party.consume(&others).await.expect_err(&format!("{} and {others}", party.name));
+        assert!(refused.code == 403 && refused.text.contains(&others), "{refused:?}");
     }
     fleet.check_everything().await;
 }

@@ -7,6 +7,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind};
 use serde_json::json;
+use ureq::Agent;
 
 use crate::draft::random_id;
 use crate::patience::within;
@@ -35,8 +36,9 @@ impl Refusal {
 }
 
 /// A user of the broker.
-pub struct Login<'a> {
-    realm: &'a Realm,
+pub struct Login {
+    agent: Agent,
+    address: String,
     topology: Topology,
     /// Its name: unique on the broker.
     pub name: String,
@@ -44,7 +46,7 @@ pub struct Login<'a> {
     pub amqp_url: String,
 }
 
-impl<'a> Login<'a> {
+impl Login {
     /// A name that nobody else has.
     #[must_use]
     pub fn name(person: &str) -> String {
@@ -53,7 +55,7 @@ impl<'a> Login<'a> {
 
     /// Makes the user, with these rights in the realm's virtual host and none elsewhere.
     #[must_use]
-    pub fn create(realm: &'a Realm, name: &str, rights: &Rights) -> Self {
+    pub fn create(realm: &Realm, name: &str, rights: &Rights) -> Self {
         let password = random_id().simple().to_string();
         realm.put(&format!("users/{name}"), &json!({"password": password, "tags": ""}));
         let vhost = realm.vhost();
@@ -67,7 +69,8 @@ impl<'a> Login<'a> {
             topology: Topology::new(realm.namespace.as_deref()),
             name: name.to_owned(),
             amqp_url: with_login(&realm.amqp_url, name, &password),
-            realm,
+            agent: realm.agent(),
+            address: realm.management(&format!("users/{name}")),
         }
     }
 
@@ -148,8 +151,9 @@ impl<'a> Login<'a> {
     }
 }
 
-impl Drop for Login<'_> {
+impl Drop for Login {
     fn drop(&mut self) {
-        self.realm.remove(&format!("users/{}", self.name));
+        // A test that failed must fail with its own words.
+        let _ = self.agent.delete(&self.address).call();
     }
 }

@@ -172,9 +172,9 @@ impl Realm {
         assert!(answer.status().is_success(), "PUT {path}: {}", answer.status());
     }
 
-    /// Deletes what was put there; a test that failed must fail with its own words.
-    pub(crate) fn remove(&self, path: &str) {
-        let _ = self.agent.delete(self.management(path)).call();
+    /// A client of the management API.
+    pub(crate) fn agent(&self) -> Agent {
+        self.agent.clone()
     }
 
     /// The virtual host.
@@ -183,7 +183,7 @@ impl Realm {
         &self.database
     }
 
-    fn management(&self, path: &str) -> String {
+    pub(crate) fn management(&self, path: &str) -> String {
         format!("{}/api/{path}", self.stack.amqp_management_url.trim_end_matches('/'))
     }
 
@@ -209,7 +209,7 @@ impl Realm {
 
 impl Drop for Realm {
     fn drop(&mut self) {
-        self.remove(&format!("vhosts/{}", self.database));
+        let _ = self.agent.delete(self.management(&format!("vhosts/{}", self.database))).call();
         let failing = std::thread::panicking();
         // The runtime of the test cannot be waited on in here.
         std::thread::scope(|scope| {
