@@ -24,20 +24,20 @@ fn seed(id: &str) -> String {
 }
 
 /// A folder for what processes are started with.
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("dat-seal-{}", random_id().simple()));
     std::fs::create_dir_all(&folder).expect("a folder");
     folder
 }
 
-fn file(folder: &std::path::Path, name: &str, content: &str) -> String {
+pub(crate) fn file(folder: &std::path::Path, name: &str, content: &str) -> String {
     let path = folder.join(name);
     std::fs::write(&path, content).expect("a file");
     path.display().to_string()
 }
 
 /// Settings of whoever signs as `id`, and believes approvals of these people.
-fn settings(folder: &std::path::Path, id: &str, people: &[&str]) -> String {
+pub(crate) fn settings(folder: &std::path::Path, id: &str, people: &[&str]) -> String {
     let seed = file(folder, &format!("{id}.seed"), &seed(id));
     let mut text = format!("[signing]\nkey_id = \"{id}\"\nseed = \"file:{seed}\"\n");
     for person in people {
@@ -46,7 +46,7 @@ fn settings(folder: &std::path::Path, id: &str, people: &[&str]) -> String {
     file(folder, &format!("{id}.toml"), &text)
 }
 
-fn trusted(name: &str, id: &str) -> String {
+pub(crate) fn trusted(name: &str, id: &str) -> String {
     format!("[[{name}]]\nkey_id = \"{id}\"\npublic_key = \"{}\"\n", signing(id).public_key())
 }
 

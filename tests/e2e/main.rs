@@ -41,3 +41,4 @@ mod scenarios;
 mod shop;
 mod stops;
 mod token_trace;
+mod who;

@@ -88,8 +88,13 @@ impl Fleet {
         std::fs::write(&settings, &options.settings).expect("a file for the settings");
         let stack = options.stack.unwrap_or_else(Stack::from_env);
         let realm = Realm::create_on(stack, options.namespaced).await;
-        command(&realm, &["migrate"]).await;
-        command(&realm, &["topology", "apply"]).await;
+        // What they need is granted to the roles; from here on the database's owner is the tests alone.
+        let mut migrate = words(&["migrate"]);
+        migrate.extend(realm.grants());
+        for arguments in [migrate, words(&["topology", "apply"])] {
+            let (succeeded, written) = run(&realm.environment(), &arguments).await;
+            assert!(succeeded, "dat {arguments:?} failed: {written}");
+        }
         let mut arguments = words(&["sandbox", "--listen", "127.0.0.1:0"]);
         arguments.extend(options.sandbox);
         // No variable names the database to it.
@@ -125,7 +130,7 @@ impl Fleet {
         for role in &options.roles {
             arguments.extend(words(&["--role", role]));
         }
-        let mut environment = self.realm.environment();
+        let mut environment = self.realm.environment_with(&self.realm.worker_database_url);
         environment.push(("DAT_CONFIG".to_owned(), self.settings.display().to_string()));
         environment.extend(options.environment.iter().cloned());
         self.workers.push(Process::launch(&name, &self.logs, &arguments, &environment));
@@ -186,19 +191,37 @@ impl Fleet {
 
     /// Runs a `dat` command as an operator of this fleet would; gives what it wrote.
     pub async fn dat(&self, arguments: &[&str]) -> String {
-        command(&self.realm, arguments).await
+        let (succeeded, written) = self.dat_with([], arguments).await;
+        assert!(succeeded, "dat {arguments:?} failed: {written}");
+        written
     }
 
     /// Runs a `dat` command that must not succeed; gives what it wrote.
     pub async fn dat_refused(&self, arguments: &[&str]) -> String {
-        let (succeeded, written) = run(&self.realm, arguments).await;
+        let (succeeded, written) = self.dat_with([], arguments).await;
         assert!(!succeeded, "dat {arguments:?} succeeded: {written}");
         written
     }
 
+    fn operator(&self) -> Vec<(String, String)> {
+        self.realm.environment_with(&self.realm.operator_database_url)
+    }
+
+    /// Runs a `dat` command with variables over the realm's, such as the login of somebody else; gives whether it
+    /// succeeded, and what it wrote.
+    pub async fn dat_with(
+        &self,
+        variables: impl IntoIterator<Item = (String, String)>,
+        arguments: &[&str],
+    ) -> (bool, String) {
+        let mut environment = self.operator();
+        environment.extend(variables);
+        run(&environment, &words(arguments)).await
+    }
+
     /// Runs a `dat` command that ends itself at a fault point (see `DAT_FAULT`).
     pub async fn dat_killed(&self, fault: &str, arguments: &[&str]) {
-        let mut environment = self.realm.environment();
+        let mut environment = self.operator();
         environment.push(("DAT_FAULT".to_owned(), format!("{fault}:kill:1")));
         let run = process::dat(&words(arguments), &environment).output();
         let output = within(format_args!("dat {arguments:?}"), run).await.expect("dat starts");
@@ -214,15 +237,9 @@ impl Fleet {
     }
 }
 
-async fn command(realm: &Realm, arguments: &[&str]) -> String {
-    let (succeeded, written) = run(realm, arguments).await;
-    assert!(succeeded, "dat {arguments:?} failed: {written}");
-    written
-}
-
 /// Whether a command succeeded, and what it wrote; with what it noted where it did not.
-async fn run(realm: &Realm, arguments: &[&str]) -> (bool, String) {
-    let run = process::dat(&words(arguments), &realm.environment()).output();
+async fn run(environment: &[(String, String)], arguments: &[String]) -> (bool, String) {
+    let run = process::dat(arguments, environment).output();
     let output = within(format_args!("dat {arguments:?}"), run).await.expect("dat starts");
     let mut written = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {

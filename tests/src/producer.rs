@@ -50,6 +50,16 @@ pub struct DeadLetter {
     pub reason: String,
     /// `x-dat-faults`.
     pub faults: Value,
+    /// `x-dat-user`, where it is there.
+    pub user: Option<String>,
+}
+
+impl Submission {
+    /// A document, with nothing else.
+    #[must_use]
+    pub fn of(document: &Value) -> Self {
+        Self { body: document.to_string().into_bytes(), ..Self::default() }
+    }
 }
 
 impl Producer {
@@ -100,7 +110,7 @@ impl Producer {
 
     /// Submits a plan document; gives the version that it names.
     pub async fn submit(&self, document: &Value) -> PlanKey {
-        self.submit_raw(Submission { body: document.to_string().into_bytes(), message_id: None }).await;
+        self.submit_raw(Submission::of(document)).await;
         plan_of(document)
     }
 
@@ -222,10 +232,12 @@ impl Producer {
             Some(AMQPValue::LongString(text)) => text.to_string(),
             other => panic!("the parked message has {other:?} as {name}"),
         };
+        let user = headers.inner().contains_key("x-dat-user").then(|| text("x-dat-user"));
         let message_id = message.delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned());
         Some(DeadLetter {
             reason: text("x-dat-reason"),
             faults: serde_json::from_str(&text("x-dat-faults")).expect("faults are JSON"),
+            user,
             message_id,
             body: message.delivery.data,
         })

@@ -8,7 +8,10 @@ use tokio::runtime::Builder;
 use ureq::Agent;
 
 use crate::draft::random_id;
-use crate::stack::Stack;
+use crate::stack::{Stack, with_login};
+
+/// Whoever has a login of the database, beside its owner.
+const ROLES: [&str; 3] = ["worker", "operator", "auditor"];
 
 /// The logical database of Redis of the one fleet that has no namespace. No other fleet uses it.
 const PLAIN_REDIS: u8 = 15;
@@ -17,8 +20,15 @@ const PLAIN_REDIS: u8 = 15;
 pub struct Realm {
     stack: Stack,
     database: String,
-    /// The database.
+    has_roles: bool,
+    /// The database, as its owner.
     pub database_url: String,
+    /// The database, with what a worker needs and no more, once `dat migrate` has granted it.
+    pub worker_database_url: String,
+    /// The same for an operator.
+    pub operator_database_url: String,
+    /// The same for an auditor.
+    pub auditor_database_url: String,
     /// The virtual host.
     pub amqp_url: String,
     /// Redis.
@@ -40,29 +50,76 @@ impl Realm {
         let id = &random_id().simple().to_string()[..12];
         let database = format!("dat_test_{id}");
         let redis_url = if namespaced { stack.redis_url.clone() } else { stack.redis_database(PLAIN_REDIS) };
-        let realm = Self {
-            database_url: stack.database(&database),
+        let database_url = stack.database(&database);
+        let password = random_id().simple().to_string();
+        let url = |role: &str| with_login(&database_url, &format!("{database}_{role}"), &password);
+        let [worker_database_url, operator_database_url, auditor_database_url] = ROLES.map(url);
+        let mut realm = Self {
+            database_url,
+            worker_database_url,
+            operator_database_url,
+            auditor_database_url,
             amqp_url: stack.vhost(&database),
             redis_url,
             namespace: namespaced.then(|| format!("t{id}")),
             agent: Agent::config_builder().http_status_as_error(false).build().into(),
+            has_roles: true,
             database,
             stack,
         };
         realm.command(&format!("CREATE DATABASE {}", realm.database)).await.expect("a database");
+        let roles: Vec<String> = realm
+            .roles()
+            .map(|(_, role)| format!("CREATE ROLE {role} LOGIN PASSWORD '{password}'"))
+            .collect();
+        match realm.command(&roles.join(";")).await {
+            Ok(()) => {}
+            // The demo runs on whatever servers there are; a test of the roles says that it cannot.
+            Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("42501") => {
+                eprintln!(
+                    "the login of DATABASE_URL may create no roles: this fleet runs as the owner of its tables"
+                );
+                realm.has_roles = false;
+                for url in [
+                    &mut realm.worker_database_url,
+                    &mut realm.operator_database_url,
+                    &mut realm.auditor_database_url,
+                ] {
+                    url.clone_from(&realm.database_url);
+                }
+            }
+            Err(error) => panic!("roles cannot be made: {error}"),
+        }
         realm.put(&format!("vhosts/{}", realm.database), &json!({}));
         let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
         realm.put(&format!("permissions/{}/{}", realm.database, realm.stack.amqp_user()), &all);
         realm
     }
 
-    /// The addresses and the namespace as the variables that `dat` reads.
+    /// The addresses and the namespace as the variables that `dat` reads, as the owner of the database.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
+        self.environment_with(&self.database_url)
+    }
+
+    /// The same with another login of the database.
+    #[must_use]
+    pub fn environment_with(&self, database_url: &str) -> Vec<(String, String)> {
         let mut environment = self.broker_environment();
-        environment.push(("DATABASE_URL".to_owned(), self.database_url.clone()));
+        environment.push(("DATABASE_URL".to_owned(), database_url.to_owned()));
         environment.push(("REDIS_URL".to_owned(), self.redis_url.clone()));
         environment
+    }
+
+    /// The roles of the database, each with what it is for.
+    fn roles(&self) -> impl Iterator<Item = (&'static str, String)> {
+        ROLES.into_iter().filter(|_| self.has_roles).map(|role| (role, format!("{}_{role}", self.database)))
+    }
+
+    /// The arguments with which `dat migrate` grants each role what it is for.
+    #[must_use]
+    pub fn grants(&self) -> Vec<String> {
+        self.roles().flat_map(|(role, name)| [format!("--{role}-role"), name]).collect()
     }
 
     /// The same, for a process that must not know the database.
@@ -109,18 +166,37 @@ impl Realm {
         Ok(keys.len())
     }
 
-    fn put(&self, path: &str, body: &Value) {
+    pub(crate) fn put(&self, path: &str, body: &Value) {
         let answer =
             self.agent.put(self.management(path)).send_json(body).expect("the management API answers");
         assert!(answer.status().is_success(), "PUT {path}: {}", answer.status());
     }
 
-    fn management(&self, path: &str) -> String {
+    /// A client of the management API.
+    pub(crate) fn agent(&self) -> Agent {
+        self.agent.clone()
+    }
+
+    /// The virtual host.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.database
+    }
+
+    pub(crate) fn management(&self, path: &str) -> String {
         format!("{}/api/{path}", self.stack.amqp_management_url.trim_end_matches('/'))
     }
 
     async fn delete(&self, failing: bool) {
         let dropped = self.command(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
+        // Without the database they have nothing any more.
+        let roles: Vec<String> = self.roles().map(|(_, role)| role).collect();
+        let dropped = match dropped {
+            Ok(()) if self.has_roles => {
+                self.command(&format!("DROP ROLE IF EXISTS {}", roles.join(", "))).await
+            }
+            otherwise => otherwise,
+        };
         // A test that failed must fail with its own words.
         if let Err(error) = dropped
             && !failing

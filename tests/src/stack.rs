@@ -55,6 +55,14 @@ fn required(name: &str) -> String {
     })
 }
 
+/// The same address with another user and password, which must need no encoding.
+pub(crate) fn with_login(url: &str, user: &str, password: &str) -> String {
+    let (scheme, rest) = url.split_once("://").expect("an address");
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{user}:{password}@{host}/{path}")
+}
+
 /// `scheme://authority/<segment>?options`, whatever the path was.
 fn with_last_segment(url: &str, segment: &str) -> String {
     let (address, options) =
@@ -66,7 +74,7 @@ fn with_last_segment(url: &str, segment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::with_last_segment;
+    use super::{with_last_segment, with_login};
 
     #[test]
     fn an_address_gets_another_path_and_keeps_the_rest() {
@@ -76,5 +84,6 @@ mod tests {
             "postgres://u@h/x?sslmode=disable"
         );
         assert_eq!(with_last_segment("redis://h:1", "3"), "redis://h:1/3");
+        assert_eq!(with_login("postgres://u:p@h:1/d?x=y", "v", "q"), "postgres://v:q@h:1/d?x=y");
     }
 }

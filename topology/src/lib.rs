@@ -19,6 +19,7 @@ pub mod key;
 mod management;
 mod print;
 mod queue;
+mod rights;
 mod topology;
 mod verify;
 
@@ -28,4 +29,5 @@ pub use drift::{Drift, Part};
 pub use exchange::{Exchange, ExchangeKind, ExchangeSpec};
 pub use management::ManagementError;
 pub use queue::{Argument, DELIVERY_LIMIT, Outside, Queue, QueueSpec, Stage, UnknownStage};
+pub use rights::{Party, Rights, TopicRights};
 pub use topology::{BindingSpec, Topology};

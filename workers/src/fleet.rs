@@ -22,6 +22,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::settings::WorkerSettings;
+use crate::submitters::Submitters;
 use crate::windows::Windows;
 
 /// One worker process.
@@ -29,6 +30,8 @@ pub(crate) struct Fleet {
     /// Unique among running workers; for people and for the attempts' rows. Nothing is recovered by it.
     pub(crate) name: String,
     pub(crate) settings: WorkerSettings,
+    /// Who may submit for whom.
+    pub(crate) submitters: Submitters,
     /// Whose signatures are believed.
     pub(crate) trust: Trust,
     pub(crate) store: Store,

@@ -38,6 +38,7 @@ mod signing;
 mod stage;
 mod step_dispatch;
 mod step_failed;
+mod submitters;
 mod sweeper;
 mod trace;
 mod windows;

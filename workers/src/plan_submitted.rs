@@ -8,10 +8,12 @@ use dat_guards::CelCheck;
 use dat_plan::approval::ApprovalPackage;
 use dat_plan::check::{self, Rules};
 use dat_plan::coverage::Coverage;
+use dat_plan::document::limits;
 use dat_plan::event::EventKind;
 use dat_plan::{Fault, FaultCode};
 use dat_store::{Registered, Registration, StoreError};
 use dat_topology::Stage as StageName;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -43,8 +45,13 @@ impl Stage for PlanSubmitted<'_> {
 
     fn read(&self, message: &Received) -> Result<Registration, Parked> {
         let rules = Rules { connectors: &self.connectors, predicates: &CelCheck };
-        let checked = check::plan(&message.body, &rules).map_err(refused)?;
-        let unready = readiness::faults(&checked.document, &self.fleet.connectors);
+        let user = message.user_id.as_deref();
+        let checked = check::plan(&message.body, &rules).map_err(|mut faults| {
+            faults.extend(self.fleet.submitters.admit(user, tenant_of(&message.body).as_deref()).err());
+            refused(faults)
+        })?;
+        let mut unready = readiness::faults(&checked.document, &self.fleet.connectors);
+        unready.extend(self.fleet.submitters.admit(user, Some(&checked.document.tenant)).err());
         if !unready.is_empty() {
             return Err(refused(unready));
         }
@@ -58,7 +65,7 @@ impl Stage for PlanSubmitted<'_> {
             constraint_sets: Vec::new(),
             budgets: Vec::new(),
             changes: None,
-            submitter: None,
+            submitter: message.user_id.clone(),
             rollback_coverage: Some(Coverage::of(&checked.document)),
             cost: Some(checked.document.cost_range()),
             plan: checked.value,
@@ -68,6 +75,7 @@ impl Stage for PlanSubmitted<'_> {
         Ok(Registration {
             traceparent: trace::context(message.traceparent(), &*self.fleet.entropy),
             message_id: message.message_id.clone(),
+            submitter: message.user_id.clone(),
             body: message.body.clone(),
             hash: checked.hash,
             readiness: checked.readiness,
@@ -101,8 +109,22 @@ impl Stage for PlanSubmitted<'_> {
     }
 }
 
+/// The tenant that a document names which is no plan, where it can be read at all.
+fn tenant_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        tenant: String,
+    }
+    if body.len() > limits::BODY_BYTES {
+        return None;
+    }
+    serde_json::from_slice(body).ok().map(|Named { tenant }| tenant)
+}
+
 fn refused(faults: Vec<Fault>) -> Parked {
-    let reason = match faults.first().map(|f| f.code) {
+    let not_allowed = faults.iter().find(|fault| fault.code == FaultCode::SubmitterNotAllowed);
+    let reason = match not_allowed.or(faults.first()).map(|fault| fault.code) {
+        Some(FaultCode::SubmitterNotAllowed) => "the submitter may not submit for this tenant",
         Some(FaultCode::NotJson) => "not a JSON document",
         Some(FaultCode::VersionConflict) => "this version is registered with other content",
         Some(FaultCode::ForeignTenant) => "the plan id belongs to another tenant",

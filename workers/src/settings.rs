@@ -14,6 +14,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::signing::SigningSetting;
+use crate::submitters::{SubmitterSetting, Submitters};
 
 /// Flags that every command takes. What is not given comes from the environment, the file, or the defaults.
 #[derive(Debug, Clone, Default, Args, Serialize)]
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) breaker: Vec<BreakerSetting>,
     /// The connector `http`: there is none without an action.
     pub(crate) http: HttpSettings,
+    /// Who may submit for whom; with none, whoever the broker lets publish.
+    pub(crate) submitter: Vec<SubmitterSetting>,
     /// Governance's keys: with one, every verdict must be signed.
     pub(crate) verdict_key: Vec<TrustedKey>,
     /// Keys of people whose approvals governance gathers.
@@ -211,6 +214,7 @@ impl Default for Settings {
             token_window: Vec::new(),
             breaker: Vec::new(),
             http: HttpSettings::default(),
+            submitter: Vec::new(),
             verdict_key: Vec::new(),
             approver_key: Vec::new(),
             signing: None,
@@ -283,6 +287,7 @@ impl Settings {
         within("worker.statement_ms", worker.statement_ms, 500, 600_000)?;
         within("checkpoint.every_ms", self.checkpoint.every_ms, 50, 600_000)?;
         self.trust()?;
+        self.submitters()?;
         self.signing.as_ref().map_or(Ok(()), SigningSetting::check)?;
         let sealing = self.checkpoint.signing.as_ref().map_or(Ok(()), SigningSetting::check);
         sealing.map_err(|error| BadSetting(format!("checkpoint.{error}")))?;
@@ -314,6 +319,11 @@ impl Settings {
             approvals: ring("approver_key", &self.approver_key)?,
             checkpoints: ring("checkpoint_key", &self.checkpoint_key)?,
         })
+    }
+
+    /// Who may submit for whom.
+    pub(crate) fn submitters(&self) -> Result<Submitters, BadSetting> {
+        Submitters::new(&self.submitter)
     }
 
     /// The key to sign with, where one is set.

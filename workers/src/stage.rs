@@ -36,6 +36,10 @@ pub(crate) struct Parked {
     pub(crate) faults: Vec<Fault>,
 }
 
+/// The header that names who published a parked message, as the broker has validated it. A dead letter is published by
+/// its worker, so it cannot have the property.
+pub(crate) const USER: &str = "x-dat-user";
+
 /// What becomes of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Disposition {
@@ -213,6 +217,10 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
                     .collect::<Vec<_>>()
             ),
         );
+    let event = match &message.user_id {
+        Some(user) => event.with("user", storable(user)),
+        None => event,
+    };
     let mut pause = Pause::default();
     while let Err(error) = fleet.store.record_refused(std::slice::from_ref(&event)).await {
         tracing::warn!(%error, "a parked message waits for the database");
@@ -247,8 +255,8 @@ fn dead_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) 
     let mut room = HEADER_BYTES;
     for (name, value) in &message.headers {
         let size = name.len() + if let HeaderValue::Text(text) = value { text.len() } else { 8 };
-        // Why it is parked now goes over why it was parked before.
-        if size <= room && !dead.headers.contains_key(name) {
+        // Why it is parked now goes over why it was parked before. Who it is from only the broker can say.
+        if size <= room && !dead.headers.contains_key(name) && name != USER {
             room -= size;
             dead.headers.insert(name.clone(), value.clone());
         }
@@ -267,10 +275,14 @@ fn dead_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) 
 /// The body as it came, and why it is parked.
 fn bare_letter(fleet: &Fleet, queue: &str, message: &Received, parked: &Parked) -> Message {
     let exchange = fleet.topology.exchange(Exchange::Dead);
-    Message::json(exchange.name(), queue, message.body.clone())
+    let dead = Message::json(exchange.name(), queue, message.body.clone())
         .header("x-dat-reason", cut(&parked.reason))
         .header("x-dat-faults", json!(header_faults(&parked.faults)).to_string())
-        .header("x-dat-parked-at", fleet.now().timestamp_millis())
+        .header("x-dat-parked-at", fleet.now().timestamp_millis());
+    match &message.user_id {
+        Some(user) => dead.header(USER, user.as_str()),
+        None => dead,
+    }
 }
 
 /// The first faults, each cut to what a header has room for.

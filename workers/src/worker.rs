@@ -275,6 +275,7 @@ fn assemble(
     let fleet = Fleet {
         name,
         settings: settings.worker.clone(),
+        submitters: settings.submitters().map_err(cannot)?,
         documents: Documents::new(trust.verdicts.clone()),
         trust,
         store,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 
 /// Settings of a [`Bus`](crate::Bus). Build one with [`BusConfig::new`], then change what differs from the
 /// defaults.
@@ -54,6 +54,14 @@ impl BusConfig {
         })
     }
 
+    /// The login of the connection: what the broker lets stand as `user_id`. None where the broker takes it from a
+    /// certificate, and not from the address.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        let by_certificate = self.uri.query.auth_mechanism == Some(SASLMechanism::External);
+        (!by_certificate).then_some(self.uri.authority.userinfo.username.as_str())
+    }
+
     /// The address with this configuration's heartbeat in it: without one, lapin follows the server.
     pub(crate) fn uri(&self) -> AMQPUri {
         let mut uri = self.uri.clone();
@@ -92,6 +100,9 @@ mod tests {
     fn a_password_is_not_printed() {
         let config = BusConfig::new("amqp://dat:sesame@localhost:5672/%2f", "test").expect("valid");
         assert!(!format!("{config:?}").contains("sesame"));
+        assert_eq!(config.user(), Some("dat"));
+        let external = BusConfig::new("amqps://broker/%2f?auth_mechanism=external", "test").expect("valid");
+        assert_eq!(external.user(), None);
         assert_eq!(config.uri().query.heartbeat, Some(10));
     }
 }

@@ -53,6 +53,8 @@ pub struct Message {
     pub timestamp_s: Option<u64>,
     /// The media type of the body.
     pub content_type: String,
+    /// Who publishes it: the broker refuses any other than the login of the connection.
+    pub user_id: Option<String>,
     /// Headers.
     pub headers: BTreeMap<String, HeaderValue>,
     /// After how long a queue may drop the message.
@@ -80,6 +82,7 @@ impl Message {
             kind: None,
             timestamp_s: None,
             content_type: "application/json".to_owned(),
+            user_id: None,
             headers: BTreeMap::new(),
             expiration_ms: None,
             mandatory: true,
@@ -126,6 +129,13 @@ impl Message {
     #[must_use]
     pub fn content_type(mut self, media_type: impl Into<String>) -> Self {
         self.content_type = media_type.into();
+        self
+    }
+
+    /// Sets who publishes it, which must be the login of the connection (see [`BusConfig::user`](crate::BusConfig::user)).
+    #[must_use]
+    pub fn user_id(mut self, user: impl Into<String>) -> Self {
+        self.user_id = Some(user.into());
         self
     }
 

@@ -47,6 +47,9 @@ impl TryFrom<Message> for Outgoing {
         if let Some(kind) = message.kind {
             properties = properties.with_type(short("type", kind)?);
         }
+        if let Some(user) = message.user_id {
+            properties = properties.with_user_id(short("user_id", user)?);
+        }
         if let Some(seconds) = message.timestamp_s {
             properties = properties.with_timestamp(seconds);
         }
@@ -93,6 +96,7 @@ mod tests {
         let message = Message::json("dat.steps", "step.dispatch", "{}")
             .message_id("m-1")
             .kind("dat.step.dispatch")
+            .user_id("ann")
             .timestamp_s(7)
             .expiration_ms(1500)
             .traceparent("00-ab-cd-01")
@@ -101,6 +105,7 @@ mod tests {
         let properties = outgoing.properties;
         assert_eq!(properties.delivery_mode(), &Some(PERSISTENT));
         assert_eq!(properties.kind().as_ref().map(ShortString::as_str), Some("dat.step.dispatch"));
+        assert_eq!(properties.user_id().as_ref().map(ShortString::as_str), Some("ann"));
         assert_eq!(properties.expiration().as_ref().map(ShortString::as_str), Some("1500"));
         let headers = properties.headers().as_ref().expect("headers").inner();
         assert_eq!(headers.get("x-dat-attempt"), Some(&AMQPValue::LongLongInt(3)));

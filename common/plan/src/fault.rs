@@ -38,6 +38,8 @@ pub enum FaultCode {
     VersionConflict,
     /// This plan id belongs to another tenant.
     ForeignTenant,
+    /// Whoever submitted it may not speak for its tenant.
+    SubmitterNotAllowed,
     /// A verdict that names no registered plan version, another hash, or conflicts with the binding one.
     VerdictMismatch,
     /// A verdict that names other operators' rules than governance was told of.

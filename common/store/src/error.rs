@@ -24,6 +24,15 @@ impl StoreError {
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
+
+    /// What the login may not do, in the database's words, if that is why. It counts as unavailable: a worker whose role
+    /// was not granted something keeps its deliveries until it is.
+    #[must_use]
+    pub fn denied(&self) -> Option<String> {
+        let (Self::Unavailable(error) | Self::Data(error)) = self else { return None };
+        let refused = error.as_database_error()?;
+        (refused.code().as_deref() == Some("42501")).then(|| refused.message().to_owned())
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -25,6 +25,7 @@ mod error;
 mod event_log;
 mod export;
 mod finish;
+mod grants;
 mod lease;
 mod operator;
 mod orphan;
@@ -61,6 +62,7 @@ pub use coordinate::{CoordinateReport, FailedRow, NewUndo, RanStep, RollbackStar
 pub use decisions::RecordedDecision;
 pub use error::StoreError;
 pub use export::Exporter;
+pub use grants::{GrantError, Role};
 pub use lease::{ExpiredLease, Lease, Probe};
 pub use orphan::OrphanPage;
 pub use plan_row::Approval;

@@ -33,6 +33,8 @@ pub struct Registration {
     pub traceparent: String,
     /// The submission's `message_id`, where it had one.
     pub message_id: Option<String>,
+    /// Who submitted it, as the broker validated it; none where the broker was told none.
+    pub submitter: Option<String>,
 }
 
 /// What became of a registration.
@@ -222,15 +224,16 @@ async fn insert_plans(
     let rows = sqlx::query!(
         "INSERT INTO execution_plan (plan_id, plan_version, tenant, name, state, priority, currency, budget_amount,
              deadline, plan_hash, document, readiness, traceparent, registered_at, state_since, steps_total,
-             wake_at, mode, constraint_set_hash, supersedes)
+             wake_at, mode, constraint_set_hash, supersedes, submitter)
          SELECT plan_id, plan_version, tenant, name, $14, priority, currency, budget_amount, deadline, plan_hash,
              document, readiness, traceparent, $15, $15, steps_total, deadline, mode, constraint_set_hash,
-             supersedes
+             supersedes, submitter
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::bigint[],
                      $8::timestamptz[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::integer[],
-                     $16::text[], $17::text[], $18::integer[])
+                     $16::text[], $17::text[], $18::integer[], $19::text[])
               AS n (plan_id, plan_version, tenant, name, priority, currency, budget_amount, deadline, plan_hash,
-                    document, readiness, traceparent, steps_total, mode, constraint_set_hash, supersedes)
+                    document, readiness, traceparent, steps_total, mode, constraint_set_hash, supersedes,
+                    submitter)
          ON CONFLICT DO NOTHING
          RETURNING plan_id, plan_version",
         &documents().map(|d| d.plan_id).collect::<Vec<_>>(),
@@ -251,6 +254,7 @@ async fn insert_plans(
         &documents().map(|d| d.mode.as_str().to_owned()).collect::<Vec<_>>(),
         &told as &[Option<String>],
         &documents().map(|d| supersedes.get(&d.key()).copied()).collect::<Vec<_>>() as &[Option<i32>],
+        &plans.iter().map(|p| p.submitter.clone()).collect::<Vec<_>>() as &[Option<String>],
     )
     .fetch_all(conn)
     .await?;
@@ -278,6 +282,9 @@ fn registration_events(
         .with("readiness", json!(plan.readiness));
     if let Some(message_id) = &plan.message_id {
         draft = draft.with("message_id", message_id.as_str());
+    }
+    if let Some(submitter) = &plan.submitter {
+        draft = draft.with("submitter", submitter.as_str());
     }
     if let Some(version) = supersedes.get(&plan.document.key()) {
         draft = draft.with("supersedes", *version);

@@ -119,6 +119,8 @@ pub struct PlanView {
     pub approval_decision: Option<String>,
     /// Until when it holds.
     pub approval_expires_at: Option<DateTime<Utc>>,
+    /// Who submitted it, as the broker validated it; none where the broker was told none.
+    pub submitter: Option<String>,
     /// The version that it supersedes.
     pub supersedes: Option<i32>,
     /// Versions that supersede it.
@@ -222,6 +224,7 @@ impl Store {
         let Some(summary) = self.summaries(&[plan]).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
             r#"SELECT p.plan_hash, p.approval_decision, p.approval_expires_at, p.registered_at, p.supersedes,
+                    p.submitter,
                     ARRAY(SELECT n.plan_version FROM execution_plan n
                           WHERE n.plan_id = p.plan_id AND n.supersedes = p.plan_version
                           ORDER BY n.plan_version) AS "superseded_by!"
@@ -296,6 +299,7 @@ impl Store {
             plan_hash: row.plan_hash,
             approval_decision: row.approval_decision,
             approval_expires_at: row.approval_expires_at,
+            submitter: row.submitter,
             supersedes: row.supersedes,
             superseded_by: row.superseded_by,
             registered_at: row.registered_at,

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 pub(crate) struct Broker {
     bus: Bus,
     topology: Topology,
+    /// The login, where the address says it.
+    user: Option<String>,
 }
 
 impl Broker {
@@ -24,6 +26,7 @@ impl Broker {
     pub(crate) async fn connect(session: &Session) -> Result<Self, Failure> {
         let url = &session.settings.amqp_url;
         let config = BusConfig::new(url, "dat").map_err(|error| Failure::Usage(error.to_string()))?;
+        let user = config.user().map(str::to_owned);
         let bus = Bus::start(config, CancellationToken::new());
         if timeout(PATIENCE, bus.publisher().ready()).await.is_err() {
             return Err(Failure::Failed(format!(
@@ -33,7 +36,7 @@ impl Broker {
                 PATIENCE.as_secs()
             )));
         }
-        Ok(Self { bus, topology: session.topology() })
+        Ok(Self { bus, topology: session.topology(), user })
     }
 
     /// A message to one of the exchanges, as a producer sends it.
@@ -47,8 +50,9 @@ impl Broker {
         }
     }
 
-    /// Publishes, and comes back when the broker has it.
+    /// Publishes in the name of this login, and comes back when the broker has it.
     pub(crate) async fn publish(&self, message: Message) -> Result<(), Failure> {
+        let message = Message { user_id: self.user.clone(), ..message };
         let key = message.routing_key.clone();
         let failed = |why: String| Err(Failure::Failed(format!("{key} was not published: {why}")));
         match self.bus.publisher().publish(message).await {

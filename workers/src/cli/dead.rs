@@ -211,7 +211,7 @@ fn say(stage: Stage, letter: &Letter, output: OutputFlag) -> Result<(), Failure>
     if output.is_json() {
         return output::json(&json!({
             "queue": stage.as_str(), "id": letter.id, "reason": letter.reason, "parked_at": letter.parked_at,
-            "faults": letter.faults, "correlation_id": letter.message.correlation_id,
+            "faults": letter.faults, "user": letter.user, "correlation_id": letter.message.correlation_id,
             "replays": letter.replays, "body": letter.body(),
         }));
     }
@@ -222,6 +222,9 @@ fn say(stage: Stage, letter: &Letter, output: OutputFlag) -> Result<(), Failure>
             output::moment(at),
             letter.replays
         ))?;
+    }
+    if let Some(user) = &letter.user {
+        output::line(format_args!("published by {user}"))?;
     }
     for fault in letter.faults.as_array().into_iter().flatten() {
         let part = |name: &str| fault[name].as_str().unwrap_or_default().to_owned();

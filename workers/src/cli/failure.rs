@@ -43,6 +43,11 @@ impl Failure {
 /// A database that went away between two statements; [`crate::cli::session::Session::store`] names its address.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
+        if let Some(denied) = error.denied() {
+            return Self::Failed(format!(
+                "the login of DATABASE_URL may not do this ({denied}): use one that 'dat migrate' has granted it to"
+            ));
+        }
         match error {
             StoreError::Unavailable(_) => Self::Failed(format!("{error}; try again, or check DATABASE_URL")),
             StoreError::Data(_) | StoreError::Corrupt(_) => Self::Failed(error.to_string()),

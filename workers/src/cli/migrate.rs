@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use dat_store::{GrantError, Role};
 
-use crate::cli::failure::Answer;
+use crate::cli::failure::{Answer, Failure};
 use crate::cli::output;
 use crate::cli::session::{Session, without_login};
 
@@ -13,10 +14,24 @@ use crate::cli::session::{Session, without_login};
 #[command(after_help = "\
 Safe to run again, and from several processes at once. Workers of the version before go on beside it.
 
+With roles, each is granted what it is for, and what else it had on the tables is taken away: run it so after every \
+upgrade, as the owner of the tables. The roles must be there; docs/permissions.md has the commands.
+
 Examples:
   dat migrate
+  dat migrate --worker-role dat_worker --operator-role dat_operator --auditor-role dat_auditor
   dat migrate --database-url postgres://dat:secret@db:5432/dat")]
-pub(crate) struct Migrate {}
+pub(crate) struct Migrate {
+    /// The login of workers
+    #[arg(long, value_name = "NAME")]
+    worker_role: Option<String>,
+    /// The login of commands that act
+    #[arg(long, value_name = "NAME")]
+    operator_role: Option<String>,
+    /// The login of commands that only read
+    #[arg(long, value_name = "NAME")]
+    auditor_role: Option<String>,
+}
 
 impl Migrate {
     pub(crate) async fn run(self, session: &Session) -> Answer {
@@ -29,6 +44,21 @@ impl Migrate {
             output::line(format_args!("{address} has every migration of this version"))?;
         } else {
             output::line(format_args!("{address} was empty: its tables are made"))?;
+        }
+        let named = [
+            (Role::Worker, self.worker_role),
+            (Role::Operator, self.operator_role),
+            (Role::Auditor, self.auditor_role),
+        ];
+        let roles: Vec<(Role, String)> =
+            named.into_iter().filter_map(|(role, name)| Some((role, name?))).collect();
+        if !roles.is_empty() {
+            store.grant(&roles).await.map_err(|error| match error {
+                GrantError::Store(error) => session.no_store(&error),
+                error => Failure::Failed(format!("nothing was granted: {error}")),
+            })?;
+            let names: Vec<&str> = roles.iter().map(|(_, name)| name.as_str()).collect();
+            output::line(format_args!("granted to {}", names.join(", ")))?;
         }
         Ok(ExitCode::SUCCESS)
     }

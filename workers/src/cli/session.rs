@@ -76,6 +76,10 @@ impl Session {
     pub(crate) fn no_store(&self, error: &StoreError) -> Failure {
         let address = without_login(&self.settings.database_url);
         match error {
+            StoreError::Unavailable(_) if error.denied().is_some() => Failure::Failed(format!(
+                "PostgreSQL at {address}: the login may not do this ({})",
+                error.denied().unwrap_or_default()
+            )),
             StoreError::Unavailable(_) => Failure::Failed(format!(
                 "PostgreSQL at {address} cannot be used ({}): check that it runs ('make up' starts a local stack), \
                  and DATABASE_URL or --database-url",

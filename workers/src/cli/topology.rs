@@ -1,9 +1,10 @@
 //! `dat topology apply | verify | print`: exchanges, queues and bindings.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use dat_topology::{ApplyError, vhost_of};
+use dat_topology::{ApplyError, Party, vhost_of};
 use serde_json::json;
 
 use crate::cli::failure::{Answer, Failure};
@@ -36,8 +37,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   dat topology print
-  dat topology print --output json | jq '.queues[].name'")]
+  dat topology print --output json | jq '.queues[].name'
+  dat topology print --rights                the least that each user needs, as rabbitmqctl takes it")]
     Print {
+        /// Print what each party needs to be allowed instead
+        #[arg(long)]
+        rights: bool,
         #[command(flatten)]
         output: OutputFlag,
     },
@@ -48,7 +53,8 @@ impl Topology {
         match self {
             Self::Apply => apply(session).await,
             Self::Verify { output } => verify(session, output).await,
-            Self::Print { output } => print(session, output),
+            Self::Print { rights: false, output } => print(session, output),
+            Self::Print { rights: true, output } => print_rights(session, output),
         }
     }
 }
@@ -91,6 +97,22 @@ async fn verify(session: &Session, output: OutputFlag) -> Answer {
         }
     }
     Ok(if drift.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_rights(session: &Session, output: OutputFlag) -> Answer {
+    let topology = session.topology();
+    let rights = Party::ALL.map(|party| (party.as_str(), topology.rights(party)));
+    if output.is_json() {
+        output::json(&json!(BTreeMap::from(rights)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let vhost = vhost_of(&session.settings.amqp_url).map_err(|error| Failure::Usage(error.to_string()))?;
+    for (user, rights) in &rights {
+        for command in rights.commands(user, &vhost) {
+            output::line(command)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(session: &Session, output: OutputFlag) -> Answer {

@@ -111,6 +111,7 @@ impl Plan {
             package: Map::new(),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
             message_id: None,
+            submitter: None,
         }
     }
 

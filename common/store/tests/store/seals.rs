@@ -315,6 +315,7 @@ async fn what_is_stored_of_a_verdict_never_changes() {
             "DELETE FROM plan_verdict",
             "UPDATE execution_plan SET constraint_set_hash = NULL",
             "UPDATE execution_plan SET supersedes = NULL",
+            "UPDATE execution_plan SET submitter = 'eve'",
         ] {
             let refused = sqlx::query(change).execute(&db.sql).await.unwrap_err().to_string();
             assert!(refused.contains("is refused"), "{change}: {refused}");

@@ -6,10 +6,12 @@ use dat_topology::Stage;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::stage::USER;
+
 /// How often a message was sent to its queue again.
 const REPLAYS: &str = "x-dat-replays";
 /// What says why a message is parked, and is not sent on with it.
-const PARKING: [&str; 3] = ["x-dat-reason", "x-dat-faults", "x-dat-parked-at"];
+const PARKING: [&str; 4] = ["x-dat-reason", "x-dat-faults", "x-dat-parked-at", USER];
 /// What the broker says of a message that it parked itself, for the same reason.
 const BROKERS: &str = "x-first-death-";
 
@@ -24,6 +26,8 @@ pub(super) struct Letter {
     pub(super) faults: Value,
     /// When it was parked; for one that the broker parked, when it was made, if it says so.
     pub(super) parked_at: Option<DateTime<Utc>>,
+    /// Who published it, as the broker validated it; none where the broker was told none.
+    pub(super) user: Option<String>,
     /// How often it was replayed before.
     pub(super) replays: i64,
     /// The message.
@@ -55,18 +59,22 @@ impl Letter {
         let made = message.timestamp.and_then(|s| i64::try_from(s).ok()).map(|s| s.saturating_mul(1000));
         let parked_at = number(PARKING[2]).or(made).and_then(DateTime::from_timestamp_millis);
         let replays = number(REPLAYS).unwrap_or(0);
+        // What the broker parked itself still has the property.
+        let user = message.text_header(USER).map(str::to_owned).or_else(|| message.user_id.clone());
         Self {
             id,
             reason,
             faults: faults.unwrap_or(Value::Array(Vec::new())),
             parked_at,
+            user,
             replays,
             message,
             token,
         }
     }
 
-    /// The message as it goes to its queue again: as it came, but for why it was parked.
+    /// The message as it goes to its queue again: as it came, but for why it was parked, and from whom it is: whoever
+    /// sends it again vouches for it.
     pub(super) fn again(&self, queue: &str) -> Message {
         // By the default exchange, straight to the queue: what it was published to first may be bound to others too.
         let mut message = Message::json("", queue, self.message.body.clone());

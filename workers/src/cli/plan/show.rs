@@ -58,6 +58,9 @@ fn summary(view: &PlanView, now: DateTime<Utc>) -> Result<(), Failure> {
     let currency = &plan.currency;
     output::line(format_args!("plan      {} \"{}\"", plan.plan, plan.name))?;
     output::line(format_args!("tenant    {}", plan.tenant))?;
+    if let Some(submitter) = &view.submitter {
+        output::line(format_args!("from      {submitter}"))?;
+    }
     output::line(format_args!(
         "state     {}, since {} ({})",
         plan.state,

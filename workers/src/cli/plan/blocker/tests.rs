@@ -54,6 +54,7 @@ fn view(state: PlanState, steps: Vec<StepView>) -> PlanView {
         plan_hash: String::new(),
         approval_decision: None,
         approval_expires_at: None,
+        submitter: None,
         supersedes: None,
         superseded_by: Vec::new(),
         registered_at: now(),
