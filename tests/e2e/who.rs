@@ -1,5 +1,7 @@
 //! Who may submit, and what each may not do: users of the real broker with few rights, each trying what is not theirs.
 
+use std::fmt::Write as _;
+
 use dat_plan::{PlanKey, PlanState};
 use dat_tests::{
     Announcement, Fleet, FleetOptions, Login, PlanDraft, Producer, Submission, WorkerOptions, eventually,
@@ -16,7 +18,8 @@ const SUBMIT: (Exchange, &str) = (Exchange::Plans, key::PLAN_SUBMITTED);
 async fn fleet_of(submitters: &[(&str, &[&str])]) -> Fleet {
     let mut settings = FleetOptions::default().settings;
     for (user, tenants) in submitters {
-        settings.push_str(&format!("[[submitter]]\nuser = \"{user}\"\ntenants = {}\n", json!(tenants)));
+        // Writing to a string cannot fail.
+        let _ = writeln!(settings, "[[submitter]]\nuser = \"{user}\"\ntenants = {}", json!(tenants));
     }
     Fleet::start(FleetOptions { settings, ..FleetOptions::default() }).await
 }
@@ -339,6 +342,7 @@ async fn no_login_of_the_database_changes_what_was_written_or_acts_beyond_its_ro
     .expect("they can be listed");
     assert!(partitions.len() > 1, "{partitions:?}");
 
+    assert!(!realm.grants().is_empty(), "the login of DATABASE_URL needs CREATEROLE for this test");
     let logins = [&realm.worker_database_url, &realm.operator_database_url, &realm.auditor_database_url];
     let logs: Vec<&str> =
         ["execution_event"].into_iter().chain(partitions.iter().map(String::as_str)).collect();
@@ -438,6 +442,7 @@ async fn grants_are_given_again_and_only_to_roles_that_they_bind() {
     let realm = fleet.realm();
     let mut owner = PgConnection::connect(&realm.database_url).await.expect("the database answers");
     let grants = realm.grants();
+    assert!(!grants.is_empty(), "the login of DATABASE_URL needs CREATEROLE for this test");
     let worker = &grants[1];
     let loosened = format!("GRANT ALL ON execution_event, plan_verdict TO {worker}");
     sqlx::query(AssertSqlSafe(loosened)).execute(&mut owner).await.expect("granted");

@@ -81,7 +81,11 @@ impl Submitters {
 
 #[cfg(test)]
 mod tests {
+    use figment::Figment;
+    use figment::providers::{Format as _, Serialized, Toml};
+
     use super::*;
+    use crate::settings::Settings;
 
     fn setting(user: &str, tenants: &[&str]) -> SubmitterSetting {
         let tenants = tenants.iter().map(|tenant| (*tenant).to_owned()).collect();
@@ -109,6 +113,19 @@ mod tests {
             let fault = submitters.admit(user, tenant).unwrap_err();
             assert_eq!((fault.pointer.as_str(), fault.code), ("/tenant", FaultCode::SubmitterNotAllowed));
         }
+    }
+
+    #[test]
+    fn the_rule_that_the_document_shows_can_be_used() {
+        let document = include_str!("../../docs/permissions.md");
+        let shown = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let settings: Settings = Figment::from(Serialized::defaults(Settings::default()))
+            .merge(Toml::string(shown))
+            .extract()
+            .unwrap();
+        let submitters = settings.submitters().unwrap();
+        assert_eq!(submitters.admit(Some("pricing"), Some("globex")), Ok(()));
+        assert!(submitters.admit(Some("acme-agent"), Some("globex")).is_err());
     }
 
     #[test]

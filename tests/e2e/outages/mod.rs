@@ -76,13 +76,15 @@ async fn a_broker_that_cuts_every_connection_amid_50_plans_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_cuts_every_connection_amid_50_plans_costs_nothing() {
-    let (fleet, proxy) = fleet_behind("DATABASE_URL", |fleet| fleet.realm().database_url.clone()).await;
+    let (fleet, proxy) =
+        fleet_behind("DATABASE_URL", |fleet| fleet.realm().worker_database_url.clone()).await;
     cut_again_and_again(&fleet, &proxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_falls_silent_and_ends_no_connection_amid_50_plans_is_asked_on_new_ones() {
-    let (fleet, proxy) = fleet_behind("DATABASE_URL", |fleet| fleet.realm().database_url.clone()).await;
+    let (fleet, proxy) =
+        fleet_behind("DATABASE_URL", |fleet| fleet.realm().worker_database_url.clone()).await;
     let producer = fleet.producer().await;
     let mut crowd = Crowd::default();
     crowd.submit(&producer, plans()).await;

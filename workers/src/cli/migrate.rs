@@ -23,14 +23,14 @@ Examples:
   dat migrate --database-url postgres://dat:secret@db:5432/dat")]
 pub(crate) struct Migrate {
     /// The login of workers
-    #[arg(long, value_name = "NAME")]
-    worker_role: Option<String>,
+    #[arg(long = "worker-role", value_name = "NAME")]
+    worker: Option<String>,
     /// The login of commands that act
-    #[arg(long, value_name = "NAME")]
-    operator_role: Option<String>,
+    #[arg(long = "operator-role", value_name = "NAME")]
+    operator: Option<String>,
     /// The login of commands that only read
-    #[arg(long, value_name = "NAME")]
-    auditor_role: Option<String>,
+    #[arg(long = "auditor-role", value_name = "NAME")]
+    auditor: Option<String>,
 }
 
 impl Migrate {
@@ -45,11 +45,8 @@ impl Migrate {
         } else {
             output::line(format_args!("{address} was empty: its tables are made"))?;
         }
-        let named = [
-            (Role::Worker, self.worker_role),
-            (Role::Operator, self.operator_role),
-            (Role::Auditor, self.auditor_role),
-        ];
+        let named =
+            [(Role::Worker, self.worker), (Role::Operator, self.operator), (Role::Auditor, self.auditor)];
         let roles: Vec<(Role, String)> =
             named.into_iter().filter_map(|(role, name)| Some((role, name?))).collect();
         if !roles.is_empty() {
@@ -57,8 +54,8 @@ impl Migrate {
                 GrantError::Store(error) => session.no_store(&error),
                 error => Failure::Failed(format!("nothing was granted: {error}")),
             })?;
-            let names: Vec<&str> = roles.iter().map(|(_, name)| name.as_str()).collect();
-            output::line(format_args!("granted to {}", names.join(", ")))?;
+            let granted: Vec<&str> = roles.iter().map(|(_, name)| name.as_str()).collect();
+            output::line(format_args!("granted to {}", granted.join(", ")))?;
         }
         Ok(ExitCode::SUCCESS)
     }
