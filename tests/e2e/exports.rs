@@ -90,7 +90,7 @@ fn forgeries(export: &Value) -> Vec<(&'static str, Value, &'static str)> {
     let put = |value: &mut Value, pointer: &str, to: Value| *value.pointer_mut(pointer).expect(pointer) = to;
     forge("a field of an event", "event 4 ", &|v| put(v, "/events/3/envelope/data/tenant", json!("evil")));
     forge("the time of an event", "event 2 ", &|v| {
-        put(v, "/events/1/envelope/time", json!("2020-01-01T00:00:00.000000Z"))
+        put(v, "/events/1/envelope/time", json!("2020-01-01T00:00:00.000000Z"));
     });
     forge("a hash", "event 3 ", &|v| put(v, "/events/2/hash", json!("0".repeat(64))));
     forge("an event taken out", "event 5 ", &|v| {
@@ -122,13 +122,13 @@ fn forgeries(export: &Value) -> Vec<(&'static str, Value, &'static str)> {
     forge("a leaf", "its root does not hold the leaf", &|v| put(v, "/seals/0/leaf/last_sequence", json!(1)));
     forge("a place", "its root does not hold the leaf", &|v| put(v, "/seals/0/place", json!(4_000)));
     forge("a root", "its root does not hold the leaf", &|v| {
-        put(v, "/seals/0/checkpoint/root", json!("1".repeat(64)))
+        put(v, "/seals/0/checkpoint/root", json!("1".repeat(64)));
     });
     forge("a checkpoint's time", "the signature is not that of key 'log'", &|v| {
         put(v, "/seals/0/checkpoint/at", json!("2026-01-01T00:00:00.000000Z"));
     });
     forge("a checkpoint by another key", "key 'evil'", &|v| {
-        put(v, "/seals/0/checkpoint/key_id", json!("evil"))
+        put(v, "/seals/0/checkpoint/key_id", json!("evil"));
     });
     forged
 }

@@ -2,7 +2,8 @@
 //! same effects, ledger and lasting events.
 //!
 //! `make test` kills once at each point; `make faults` at each passing of each point, once and twice, with the scenarios
-//! together and each alone, up to `DAT_TEST_KILLS` kills on `DAT_TEST_LANES` fleets side by side.
+//! together and each alone, up to `DAT_TEST_KILLS` kills on `DAT_TEST_LANES` fleets side by side, from case
+//! `DAT_TEST_FROM` on.
 
 mod lane;
 mod points;
@@ -84,7 +85,9 @@ async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
     let cases = if full.is_some() { product(&undisturbed, &recovery) } else { once(&undisturbed, &recovery) };
     let most = full.unwrap_or(usize::MAX);
     let all = cases.len();
-    let queue = Arc::new(Mutex::new(cases.into_iter()));
+    // A long run may be taken up where another ended.
+    let from = setting("DAT_TEST_FROM").unwrap_or(0);
+    let queue = Arc::new(Mutex::new(cases.into_iter().skip(from)));
     let told = AtomicUsize::new(0);
     let runs = lanes.into_iter().map(|mut lane| {
         let (queue, certain, told) = (Arc::clone(&queue), &certain, &told);
