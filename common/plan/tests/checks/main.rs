@@ -2,6 +2,7 @@
 //! protocol, which is built of this crate's own decisions.
 
 mod budget_protocol;
+mod canonical;
 mod collection;
 mod constraints;
 mod contract;
