@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where operators' commands write; what they do is theirs to repeat.
-const OPERATORS: [&str; 7] = [
+const OPERATORS: [&str; 8] = [
     "control.rs",
     "weight.rs",
     "constraint_set.rs",
@@ -13,6 +13,7 @@ const OPERATORS: [&str; 7] = [
     "resolve/mod.rs",
     "two_person.rs",
     "breaker.rs",
+    "grants/mod.rs",
 ];
 
 /// What writes or sends, in the store and in the workers.
