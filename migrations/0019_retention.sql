@@ -31,7 +31,7 @@ CREATE TRIGGER archived_month_never_emptied
 
 -- As whoever owns the log: operators may have a month detached, and nothing else done to its tables.
 CREATE FUNCTION detach_event_month(month date, at timestamptz) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     name text := 'execution_event_' || to_char(month, 'YYYY_MM');
     open_streams bigint;
@@ -67,4 +67,8 @@ BEGIN
     RETURN counted.events;
 END $$;
 COMMENT ON FUNCTION detach_event_month IS 'Detaches a month of the log, all of whose plans are archived, published and sealed; gives how many events it held. Its table stays, by itself, until someone drops it.';
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION detach_event_month(date, timestamptz) SET search_path = %I, pg_temp', current_schema());
+END $$;
 REVOKE EXECUTE ON FUNCTION detach_event_month FROM PUBLIC;

@@ -10,6 +10,7 @@ use dat_tests::{
     Announcement, Fleet, FleetOptions, PlanDraft, StepDraft, eventually, named_id, random_id, within,
 };
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tokio::process::Command;
 
 use crate::documents::root;
@@ -214,4 +215,55 @@ async fn a_plan_is_rebuilt_from_its_events_alone() {
     let absent = fleet.dat_refused(&["audit", "replay", &random_id().to_string()]).await;
     assert!(absent.contains("dat plan"), "{absent}");
     fleet.check_everything().await;
+}
+
+/// Makes everything that has ended so far a matter of January, as the owner of the tables: nobody waits so long.
+const JANUARY: &str = "
+    SELECT ensure_event_partition('2026-01-15');
+    ALTER TABLE execution_event DISABLE TRIGGER USER;
+    UPDATE execution_event SET partition_date = '2026-01-15' WHERE plan_version > 0;
+    ALTER TABLE execution_event ENABLE TRIGGER USER;
+    UPDATE event_stream SET partition_date = '2026-01-15' WHERE plan_version > 0;
+    UPDATE execution_plan SET ended_at = '2026-01-20' WHERE ended_at IS NOT NULL";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_that_is_long_over_leaves_the_database_in_files_that_verify() {
+    let fleet = sealed_fleet().await;
+    let producer = fleet.producer().await;
+    let plans = [
+        producer.submit(&PlanDraft::in_order("old", 2).document()).await,
+        producer.submit(&PlanDraft::in_order("as old", 1).document()).await,
+    ];
+    producer.wait_for_ends(&plans).await;
+    for plan in plans {
+        exported(&fleet, plan).await;
+    }
+    let mut owner = PgConnection::connect(&fleet.realm().database_url).await.expect("the database answers");
+    sqlx::raw_sql(JANUARY).execute(&mut owner).await.expect("it is made old");
+    owner.close().await.expect("closed");
+    let young = producer.submit(&PlanDraft::in_order("young", 1).document()).await;
+    assert_eq!(producer.wait_for_end(young).await.state, PlanState::Completed);
+    let settings = fleet.file("auditor.toml", &beliefs());
+    let folder = std::env::temp_dir().join(format!("dat-archive-{}", random_id().simple()));
+    let out = folder.display().to_string();
+    let said = fleet.dat(&["audit", "archive", "--older-than", "30"]).await;
+    assert!(said.contains("2026-01") && said.contains("--out DIR archives it"), "{said}");
+    let archive = ["--config", &settings, "audit", "archive", "--older-than", "30", "--out", &out];
+    let said = fleet.dat(&archive).await;
+    assert!(said.contains("2026-01: 2 plans") && said.contains("exported, checked and detached"), "{said}");
+    assert!(fleet.dat(&archive).await.contains("no month is over"), "nothing is archived twice");
+    for plan in plans {
+        let file = folder.join("2026-01").join(format!("{}.v{}.json", plan.plan_id, plan.plan_version));
+        let file = file.display().to_string();
+        let said = fleet.dat(&["--config", &settings, "audit", "verify", "--file", &file]).await;
+        assert!(said.contains("archived") && said.contains("all of them sealed"), "{said}");
+        let (holds, said) = python(&file, &settings).await;
+        assert!(holds, "{said}");
+        let said = fleet.dat_refused(&["audit", "export", &plan.to_string()]).await;
+        assert!(said.contains("were archived"), "{said}");
+        assert_eq!(fleet.plan(plan).await.summary.state, PlanState::Archived);
+    }
+    let said = fleet.dat(&["--config", &settings, "audit", "verify"]).await;
+    assert!(said.contains("2 streams were archived"), "{said}");
+    std::fs::remove_dir_all(&folder).expect("removed");
 }

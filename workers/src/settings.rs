@@ -81,6 +81,22 @@ pub(crate) struct Settings {
     pub(crate) checkpoint_key: Vec<TrustedKey>,
     /// How the log is sealed.
     pub(crate) checkpoint: CheckpointSettings,
+    /// How long the log is kept in the database.
+    pub(crate) retention: RetentionSettings,
+}
+
+/// How long the log is kept in the database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetentionSettings {
+    /// A month of the log may be archived when its plans ended so many days ago, 0 to 36,500.
+    pub(crate) days: u32,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self { days: 400 }
+    }
 }
 
 /// How the log is sealed.
@@ -220,6 +236,7 @@ impl Default for Settings {
             signing: None,
             checkpoint_key: Vec::new(),
             checkpoint: CheckpointSettings::default(),
+            retention: RetentionSettings::default(),
         }
     }
 }
@@ -285,6 +302,7 @@ impl Settings {
         within("worker.batch", worker.batch as u64, 1, 1_000)?;
         within("worker.connections", u64::from(worker.connections), 2, 100)?;
         within("worker.statement_ms", worker.statement_ms, 500, 600_000)?;
+        within("retention.days", u64::from(self.retention.days), 0, 36_500)?;
         within("checkpoint.every_ms", self.checkpoint.every_ms, 50, 600_000)?;
         self.trust()?;
         self.submitters()?;

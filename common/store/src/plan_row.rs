@@ -83,7 +83,8 @@ impl LockedPlan {
         self.dirty = true;
         self.wait_reason = None;
         if to.is_end() {
-            self.ended_at = Some(at);
+            // Archiving is not when it ended.
+            self.ended_at = self.ended_at.or(Some(at));
             self.wake_at = None;
         }
         if to == PlanState::Executing && self.started_at.is_none() {

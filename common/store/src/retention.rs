@@ -14,6 +14,9 @@ use crate::event_log;
 use crate::plan_row::{self, Contended};
 use crate::pool::Store;
 
+/// After everything, as PostgreSQL can have it.
+const FOREVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a moment");
+
 /// A month of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogMonth {
@@ -37,13 +40,12 @@ impl LogMonth {
     /// Why it has to stay, where it has to; what is not published or sealed yet is a matter of seconds.
     #[must_use]
     pub fn blocker(&self) -> Option<String> {
-        let have = |count: i64| if count == 1 { "1 plan has" } else { "plans have" };
         match (self.open, self.recent) {
             (0, 0) => None,
             (0, 1) => Some("1 plan ended too recently".to_owned()),
             (0, recent) => Some(format!("{recent} plans ended too recently")),
-            (1, _) => Some(format!("{} not ended", have(1))),
-            (open, _) => Some(format!("{open} {} not ended", have(open))),
+            (1, _) => Some("1 plan has not ended".to_owned()),
+            (open, _) => Some(format!("{open} plans have not ended")),
         }
     }
 
@@ -58,6 +60,20 @@ impl Store {
     /// Months of the log that are over, oldest first, and what keeps them. `ended_before` is the moment before which
     /// their plans must have ended. The current month and the one of `ended_before` are not among them.
     pub async fn log_months(&self, ended_before: DateTime<Utc>) -> Result<Vec<LogMonth>, StoreError> {
+        self.months(None, ended_before).await
+    }
+
+    /// How far a month is, whenever its plans ended; none where it is not in the log.
+    pub async fn log_month(&self, first: NaiveDate) -> Result<Option<LogMonth>, StoreError> {
+        Ok(self.months(Some(first), DateTime::<Utc>::MAX_UTC).await?.pop())
+    }
+
+    async fn months(
+        &self,
+        only: Option<NaiveDate>,
+        ended_before: DateTime<Utc>,
+    ) -> Result<Vec<LogMonth>, StoreError> {
+        let ended_before = ended_before.min(FOREVER);
         let rows = sqlx::query!(
             r#"SELECT m.first AS "first!",
                     count(p.plan_id) AS "plans!",
@@ -76,9 +92,10 @@ impl Store {
              LEFT JOIN event_stream s
                     ON s.partition_date >= m.first AND s.partition_date < (m.first + interval '1 month')::date
              LEFT JOIN execution_plan p USING (plan_id, plan_version)
-             WHERE m.first + interval '1 month' <= $1
+             WHERE m.first + interval '1 month' <= $1 AND ($2::date IS NULL OR m.first = $2)
              GROUP BY m.first ORDER BY m.first"#,
             ended_before,
+            only,
         )
         .fetch_all(self.pool())
         .await?;
@@ -137,7 +154,7 @@ impl Store {
         }
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
-        dat_fault::around("retention.archive", tx.commit()).await?;
+        tx.commit().await?;
         Ok(events.len())
     }
 
@@ -148,7 +165,7 @@ impl Store {
         let events = sqlx::query_scalar!(r#"SELECT detach_event_month($1, $2) AS "events!""#, first, now)
             .fetch_one(&mut *tx)
             .await?;
-        dat_fault::around("retention.detach", tx.commit()).await?;
+        tx.commit().await?;
         Ok(events)
     }
 }

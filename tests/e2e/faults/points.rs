@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where operators' commands write; what they do is theirs to repeat.
-const OPERATORS: [&str; 8] = [
+const OPERATORS: [&str; 9] = [
     "control.rs",
     "weight.rs",
     "constraint_set.rs",
@@ -14,6 +14,7 @@ const OPERATORS: [&str; 8] = [
     "two_person.rs",
     "breaker.rs",
     "grants/mod.rs",
+    "retention.rs",
 ];
 
 /// What writes or sends, in the store and in the workers.

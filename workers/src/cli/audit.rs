@@ -1,5 +1,6 @@
-//! `dat audit verify | checkpoint | export | replay | recheck`.
+//! `dat audit verify | checkpoint | export | replay | recheck | archive`.
 
+mod archive;
 mod export;
 mod replay;
 
@@ -24,6 +25,14 @@ pub(crate) enum Audit {
     Export(export::Export),
     Replay(replay::Replay),
     Recheck(Recheck),
+    Archive(archive::Archive),
+}
+
+/// What is in the log no more.
+fn gone(plan: PlanKey) -> Failure {
+    Failure::Failed(format!(
+        "the events of plan {plan} were archived: the file that was exported then has them"
+    ))
 }
 
 /// Make every recorded decision again from its recorded inputs; exit status 1 if any comes out otherwise
@@ -109,6 +118,7 @@ impl Audit {
             Self::Export(export) => export.run(session).await,
             Self::Replay(replay) => replay.run(session).await,
             Self::Recheck(recheck) => recheck.run(session).await,
+            Self::Archive(archive) => archive.run(session).await,
         }
     }
 }
@@ -140,6 +150,12 @@ impl Verify {
                 output::line(format_args!(
                     "{events} events in {streams} streams: every chain holds, log, ledger and accounts agree"
                 ))?;
+                if report.archived > 0 {
+                    let archived = report.archived;
+                    output::line(format_args!(
+                        "{archived} streams were archived: they ended where they were sealed"
+                    ))?;
+                }
                 if only.is_none() {
                     let (checkpoints, signatures) = (report.checkpoints, report.signatures);
                     let unsealed = report.unsealed;

@@ -43,6 +43,8 @@ pub struct AuditReport {
     pub accounts: u64,
     /// Changes of accounts read: those after the last snapshots.
     pub changes: u64,
+    /// Streams whose month was archived: their heads are compared with the checkpoints, their events are in files.
+    pub archived: u64,
     /// Checkpoints that were followed.
     pub checkpoints: u64,
     /// Of them, those whose signature was checked.

@@ -26,6 +26,8 @@ struct Head {
     plan: PlanKey,
     last_sequence: i64,
     last_hash: Vec<u8>,
+    /// Its month was archived: its events are in its exported file alone.
+    archived: bool,
 }
 
 /// A leaf of some checkpoint.
@@ -50,10 +52,13 @@ impl Store {
             // A page is read as of one moment: the fleet goes on writing.
             let mut tx = self.begin_snapshot().await?;
             let mut page = sqlx::query!(
-                "SELECT plan_id, plan_version, partition_date, last_sequence, last_hash FROM event_stream
+                r#"SELECT plan_id, plan_version, partition_date, last_sequence, last_hash,
+                        EXISTS (SELECT FROM archived_month m
+                                WHERE m.first = date_trunc('month', s.partition_date)) AS "archived!"
+                 FROM event_stream s
                  WHERE (plan_id, plan_version) > ($1, $2)
                    AND ($3::uuid IS NULL OR (plan_id = $3 AND plan_version = $4))
-                 ORDER BY plan_id, plan_version LIMIT $5",
+                 ORDER BY plan_id, plan_version LIMIT $5"#,
                 after.0,
                 after.1,
                 only.map(|p| p.plan_id),
@@ -82,6 +87,7 @@ impl Store {
                     plan: PlanKey::new(head.plan_id, head.plan_version),
                     last_sequence: head.last_sequence,
                     last_hash: head.last_hash,
+                    archived: head.archived,
                 })
                 .collect();
             // Leaves of streams that are not there any more lie between those that are, or after the last.
@@ -185,6 +191,13 @@ async fn page(
             sealed.pass(&event, &row.hash, &mut chain.faults);
             next = rows.try_next().await?;
         }
+        if head.archived {
+            report.archived += 1;
+            let faults =
+                sealed.archived(&head, &chain).into_iter().map(|message| AuditFault { plan, message });
+            report.faults.extend(faults);
+            continue;
+        }
         chain.end(head.last_sequence, &head.last_hash);
         report.leaves += sealed.found;
         report.unsealed += sealed.end(&chain);
@@ -238,6 +251,24 @@ impl Seals {
                 faults.push(format!("event {sequence} is another than checkpoint {number} sealed"));
             }
             self.unsealed = 0;
+        }
+    }
+
+    /// The stream is not in the log any more: its head is where it was sealed last.
+    fn archived(self, head: &Head, chain: &Chain) -> Option<String> {
+        let end = head.last_sequence;
+        if chain.sequence > 0 {
+            return Some(format!("its month was archived, and event {} of it is in the log", chain.sequence));
+        }
+        match self.waiting.last() {
+            Some(last) if last.sequence == end && last.hash == head.last_hash => None,
+            Some(last) => Some(format!(
+                "it was archived up to event {end} by its head, checkpoint {} sealed it up to {}",
+                last.number, last.sequence
+            )),
+            None => {
+                Some(format!("it was archived up to event {end} by its head, and no checkpoint sealed it"))
+            }
         }
     }
 

@@ -13,6 +13,12 @@ use crate::error::StoreError;
 use crate::pool::Store;
 use tables::{Access, Columns, TABLES};
 
+/// What the owner does for a role that asks for it.
+const FUNCTIONS: [(&str, Role); 2] = [
+    ("ensure_event_partition(date)", Role::Worker),
+    ("detach_event_month(date, timestamptz)", Role::Operator),
+];
+
 /// What a login of the database is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -129,10 +135,13 @@ fn statements(role: Role, name: &str, schema: &str, tables: &[(String, Vec<Strin
         format!("REVOKE ALL ON SCHEMA {schema} FROM {name}"),
         format!("GRANT USAGE ON SCHEMA {schema} TO {name}"),
         format!("REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {name}"),
-        format!("REVOKE ALL ON FUNCTION {schema}.ensure_event_partition(date) FROM {name}"),
     ];
-    if role == Role::Worker {
-        statements.push(format!("GRANT EXECUTE ON FUNCTION {schema}.ensure_event_partition(date) TO {name}"));
+    // Functions that run as the owner, each for one role.
+    for (function, whose) in FUNCTIONS {
+        statements.push(format!("REVOKE ALL ON FUNCTION {schema}.{function} FROM {name}"));
+        if role == whose {
+            statements.push(format!("GRANT EXECUTE ON FUNCTION {schema}.{function} TO {name}"));
+        }
     }
     for (table, columns) in tables {
         let Some(known) = TABLES.iter().find(|known| known.name == table) else { continue };

@@ -122,7 +122,7 @@ const RESERVATION: &[&str] = &["undo_amount", "action_open", "undo_open"];
 const STREAM: &[&str] = &["plan_id", "plan_version", "partition_date"];
 
 /// All of them, but for the partitions of the log, which nobody is granted: they are reached through the log.
-pub(super) const TABLES: [Table; 28] = [
+pub(super) const TABLES: [Table; 29] = [
     table("plan_owner", APPEND, READ),
     table("execution_plan", APPEND.except(PLAN), READ.except(PLAN_AND_VERDICT)),
     table("plan_verdict", APPEND, READ),
@@ -153,6 +153,8 @@ pub(super) const TABLES: [Table; 28] = [
     table("audit_checkpoint", APPEND, READ),
     table("audit_leaf", APPEND, READ),
     table("checkpoint_turn", READ.only(&["next_at"]), READ),
+    // Written by the owner's function alone.
+    table("archived_month", READ, READ),
     // What `dat migrate` has done, for whoever wants to know.
     table("_sqlx_migrations", READ, READ),
 ];

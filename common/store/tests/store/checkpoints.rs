@@ -15,7 +15,7 @@ fn trust() -> Trust {
 }
 
 /// Seals what grew; gives the checkpoints that it took.
-async fn seal(db: &Db, now: DateTime<Utc>) -> Vec<Checkpoint> {
+pub(crate) async fn seal(db: &Db, now: DateTime<Utc>) -> Vec<Checkpoint> {
     let mut made = Vec::new();
     while let Some(new) = db.store.seal("dat", Some(&key("log")), now, now).await.unwrap() {
         made.push(new.checkpoint);

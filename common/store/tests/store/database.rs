@@ -214,10 +214,13 @@ impl Db {
         rows
     }
 
-    /// As [`Db::dump`], but for the events of late answers, the heads that tell of them, and their marks.
+    /// As [`Db::dump`], but for the events of late answers, the heads and notes that tell of them, and their marks.
     pub(crate) async fn without_late(&self) -> Vec<String> {
         let mut rows = self.dump().await;
-        rows.retain(|row| !row.starts_with("event_stream ") && !row.contains("anomaly.late_answer"));
+        rows.retain(|row| {
+            let head = row.starts_with("event_stream ") || row.starts_with("stream_growth ");
+            !head && !row.contains("anomaly.late_answer")
+        });
         for row in &mut rows {
             if let Some(at) = row.find("\"late_at\": ") {
                 let end = row[at..].find([',', '}']).map_or(row.len(), |length| at + length);

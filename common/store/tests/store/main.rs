@@ -25,6 +25,7 @@ mod plans;
 mod registry;
 mod relay;
 mod resolve;
+mod retention;
 mod rollback;
 mod seals;
 mod transitions;

@@ -38,6 +38,9 @@ impl Export {
         let plan = self.which.one(&store).await?;
         let export = store.exporter().export(plan, session.now()).await?;
         let export = export.ok_or_else(|| plan_name::unknown(plan))?;
+        if export.events.is_empty() {
+            return Err(super::gone(plan));
+        }
         let sealed = export.seals.last().map_or(0, |seal| seal.leaf.last_sequence);
         let events = export.events.len();
         match &self.out {
@@ -122,11 +125,20 @@ pub(super) fn held(name: &str) -> Result<Vec<Checkpoint>, Failure> {
     Ok(held)
 }
 
+/// Reads an exported file.
+pub(super) fn read(path: &Path) -> Result<ExportFile, Failure> {
+    parse(&InputFile::read(&path.display().to_string())?)
+}
+
+fn parse(file: &InputFile) -> Result<ExportFile, Failure> {
+    serde_json::from_slice(&file.body)
+        .map_err(|error| Failure::Failed(format!("{}: it is no export of a plan: {error}", file.name)))
+}
+
 /// Checks an exported file with no database.
 pub(super) fn verify(name: &str, trust: &Trust, form: OutputFlag) -> Answer {
     let file = InputFile::read(name)?;
-    let export: ExportFile = serde_json::from_slice(&file.body)
-        .map_err(|error| Failure::Failed(format!("{}: it is no export of a plan: {error}", file.name)))?;
+    let export = parse(&file)?;
     let report = export
         .verify(trust)
         .map_err(|error| Failure::Failed(format!("{}: it cannot be checked: {error}", file.name)))?;

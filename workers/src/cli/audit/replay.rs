@@ -32,6 +32,9 @@ impl Replay {
         let store = session.store().await?;
         let plan = self.which.one(&store).await?;
         let replayed = store.replay(plan).await?.ok_or_else(|| plan_name::unknown(plan))?;
+        if replayed.events == 0 {
+            return Err(super::gone(plan));
+        }
         let sound = replayed.faults.is_empty();
         if self.output.is_json() {
             output::json(&replayed)?;
