@@ -97,6 +97,21 @@ faults: ## Kill workers at every passing of every write and send, once and twice
 	@DAT_TEST_OUTAGE_PLANS=$${DAT_TEST_OUTAGE_PLANS:-500} $(WITH_STACK) \
 		$(CARGO) test --profile faults --locked --workspace $(FAULTS) --test e2e -- --nocapture --test-threads=1 outages::
 
+# What comes from outside; seeds in fuzz/seeds, what is found interesting in target/fuzz.
+FUZZ_KINDS := plan verdict constraints limits predicate export
+
+.PHONY: fuzz
+fuzz: ## Fuzz what comes from outside by coverage, DAT_FUZZ_SECONDS (60) for each kind of input; installs cargo-fuzz
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@for kind in $(FUZZ_KINDS); do \
+		echo "fuzz: $$kind, $${DAT_FUZZ_SECONDS:-60} s"; \
+		mkdir -p target/fuzz/corpus/$$kind target/fuzz/found/$$kind; \
+		$(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$kind target/fuzz/corpus/$$kind fuzz/seeds/$$kind -- \
+			-max_total_time=$${DAT_FUZZ_SECONDS:-60} -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
+			-artifact_prefix=target/fuzz/found/$$kind/ -print_final_stats=1 2>&1 | \
+			grep -E '^(Done|stat::|SUMMARY|.*(panicked|ERROR))' ; \
+	done
+
 .PHONY: up
 up: ## Start PostgreSQL, Redis and RabbitMQ of this checkout's own
 	@topology/stack/up

@@ -2,6 +2,9 @@
 //! stops a server starts its own.
 
 mod breaker;
+mod hostile;
+#[path = "../../../../fuzz/inputs.rs"]
+mod inputs;
 mod schedule;
 mod server;
 mod values;
