@@ -13,8 +13,11 @@ use dat_plan::signing::Trust;
 use dat_plan::{Fault, PlanHash};
 use serde_json::json;
 
+/// Asks one kind of input.
+type Input = fn(&[u8]);
+
 /// Every kind, by its name.
-pub const KINDS: [(&str, fn(&[u8])); 6] = [
+pub(crate) const KINDS: [(&str, Input); 6] = [
     ("plan", plan),
     ("verdict", verdict),
     ("constraints", constraints),
@@ -41,7 +44,7 @@ fn are_clear(faults: &[Fault]) {
 }
 
 /// A plan document, its `$from` references and predicates among what is checked.
-pub fn plan(body: &[u8]) {
+pub(crate) fn plan(body: &[u8]) {
     match rules(|rules| check::plan(body, rules)) {
         Ok(_) => {
             let value: serde_json::Value = serde_json::from_slice(body).expect("what is taken is JSON");
@@ -52,37 +55,35 @@ pub fn plan(body: &[u8]) {
 }
 
 /// A verdict.
-pub fn verdict(body: &[u8]) {
+pub(crate) fn verdict(body: &[u8]) {
     if let Err(faults) = rules(|rules| check::verdict(body, rules)) {
         are_clear(&faults);
     }
 }
 
 /// A constraint set of the operators.
-pub fn constraints(body: &[u8]) {
+pub(crate) fn constraints(body: &[u8]) {
     if let Err(faults) = rules(|rules| check::constraint_document(body, rules)) {
         are_clear(&faults);
     }
 }
 
 /// Limits of tenants.
-pub fn limits(body: &[u8]) {
+pub(crate) fn limits(body: &[u8]) {
     if let Err(faults) = check::limits_document(body) {
         are_clear(&faults);
     }
 }
 
 /// A predicate: compiled, and where that is possible asked.
-pub fn predicate(body: &[u8]) {
+pub(crate) fn predicate(body: &[u8]) {
     let Ok(source) = std::str::from_utf8(body) else { return };
-    match Predicate::compile(source) {
-        Err(fault) => assert!(!fault.to_string().is_empty(), "it does not say why"),
-        Ok(_) => {
-            let conditions =
-                Conditions::compile(When::Before, &[source.to_owned()]).expect("it compiled alone");
-            let _ = conditions.check(&facts());
-        }
+    if let Err(fault) = Predicate::compile(source) {
+        assert!(!fault.to_string().is_empty(), "it does not say why");
+        return;
     }
+    let conditions = Conditions::compile(When::Before, &[source.to_owned()]).expect("it compiled alone");
+    let _ = conditions.check(&facts());
 }
 
 /// What predicates see, with something in every place.
@@ -99,11 +100,11 @@ fn facts() -> Inputs {
 }
 
 /// An exported plan, or a checkpoint that someone kept.
-pub fn export(body: &[u8]) {
-    if let Ok(export) = serde_json::from_slice::<Export>(body) {
-        if let Ok(report) = export.verify(&Trust::default()) {
-            assert!(report.faults.iter().all(|fault| !fault.is_empty()), "a fault says nothing");
-        }
+pub(crate) fn export(body: &[u8]) {
+    if let Ok(export) = serde_json::from_slice::<Export>(body)
+        && let Ok(report) = export.verify(&Trust::default())
+    {
+        assert!(report.faults.iter().all(|fault| !fault.is_empty()), "a fault says nothing");
     }
     if let Ok(text) = std::str::from_utf8(body)
         && let Err(error) = Checkpoint::read(text)

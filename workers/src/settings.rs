@@ -364,7 +364,7 @@ mod tests {
         let readme = include_str!("../../README.md");
         let blocks = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
         let shown: Vec<&str> = blocks.collect();
-        assert_eq!(shown.len(), 3, "limits, http, and keys");
+        assert_eq!(shown.len(), 4, "limits, http, keys, and proof");
         let settings: Settings = Figment::from(Serialized::defaults(Settings::default()))
             .merge(Toml::string(&shown.join("\n")))
             .extract()

@@ -59,7 +59,7 @@ fn mutated(dice: &SeededEntropy, seeds: &[Vec<u8>]) -> Vec<u8> {
         let (at, to) = (below(dice, body.len() + 1), below(dice, body.len() + 1));
         let (from, until) = (at.min(to), at.max(to).min(at.min(to) + 40));
         match below(dice, 7) {
-            0 if !body.is_empty() => body[at.min(to).min(from)] ^= 1 << below(dice, 8),
+            0 if from < body.len() => body[from] ^= 1 << below(dice, 8),
             1 => drop(body.drain(from..until)),
             2 => {
                 let part = body[from..until].to_vec();
