@@ -30,6 +30,7 @@ mod outages;
 mod outcomes;
 mod poison;
 mod progress;
+mod properties;
 mod python;
 mod rates;
 mod readme;
