@@ -158,14 +158,24 @@ impl Store {
         Ok(events.len())
     }
 
-    /// Detaches a month of the log: its table stays, by itself. Gives how many events it held. Waits a third of a
-    /// statement's time for whoever writes, and is refused where something is not archived, published and sealed.
-    pub async fn detach_month(&self, first: NaiveDate, now: DateTime<Utc>) -> Result<i64, StoreError> {
+    /// Detaches a month of the log of which so many events were exported: its table stays, by itself. Gives false, and
+    /// leaves the month as it is, where it holds another number: something was written to it meanwhile, and is in no
+    /// file. Waits a third of a statement's time for whoever writes, and is refused where something is not archived,
+    /// published and sealed.
+    pub async fn detach_month(
+        &self,
+        first: NaiveDate,
+        exported: i64,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let events = sqlx::query_scalar!(r#"SELECT detach_event_month($1, $2) AS "events!""#, first, now)
             .fetch_one(&mut *tx)
             .await?;
+        if events != exported {
+            return Ok(false);
+        }
         tx.commit().await?;
-        Ok(events)
+        Ok(true)
     }
 }

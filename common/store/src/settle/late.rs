@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::rollback::OutcomeClass;
-use dat_plan::{PlanKey, StepState, UnitKey, UnitKind};
+use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 
 use super::{Finding, Group};
 use crate::connection::PgConnection;
@@ -158,6 +158,11 @@ async fn note(
         let state: StepState = row.state.parse()?;
         let key: PlanKey = answer.unit.plan;
         let Some(plan) = plans.get(&key) else { continue };
+        if plan.state == PlanState::Archived {
+            // Its stream is closed; the attempt is marked all the same.
+            tracing::warn!(plan = %key, step = row.step_key, attempt = row.attempt, "an answer of an archived plan");
+            continue;
+        }
         let what = if answer.unit.kind == UnitKind::Undo { "undo" } else { "step" };
         let recorded = row.outcome.as_deref().unwrap_or("nothing yet");
         let mut event = plan

@@ -4,7 +4,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use dat_plan::signing::{KeyRing, Trust};
 use dat_plan::{PlanKey, PlanState};
-use dat_store::{LogMonth, StoreError};
+use dat_store::{LateAnswer, LogMonth, StoreError};
 
 use crate::checkpoints::seal;
 use crate::database::{Db, at, with};
@@ -40,7 +40,7 @@ async fn month(db: &Db) -> LogMonth {
 }
 
 async fn refused(db: &Db) -> bool {
-    matches!(db.store.detach_month(march(), later()).await, Err(StoreError::Data(_)))
+    matches!(db.store.detach_month(march(), 0, later()).await, Err(StoreError::Data(_)))
 }
 
 async fn publish(db: &Db) {
@@ -78,10 +78,19 @@ async fn a_month_is_detached_when_all_of_it_is_over_archived_published_and_seale
         assert!(refused(&db).await);
         publish(&db).await;
         assert!(month(&db).await.is_settled());
+        // An answer that comes now is told by its attempt alone: the stream is closed.
+        let late = LateAnswer { lease: claimed.lease, finding: done(9) };
+        assert_eq!(db.store.note_late(&[late], at(13)).await.unwrap(), 0);
+        assert_eq!(db.number("SELECT count(*) FROM step_attempt WHERE late_at IS NOT NULL").await, 1);
+        assert!(month(&db).await.is_settled());
         let export = db.store.exporter().export(ended.key(), at(13)).await.unwrap().unwrap();
         assert!(export.verify(&trust()).unwrap().faults.is_empty());
-        let events = db.store.detach_month(march(), at(14)).await.unwrap();
+        // One that nobody exported: it stays.
+        let events = db.number("SELECT count(*) FROM execution_event_2026_03").await;
         assert!(events > 10, "{events} events");
+        assert!(!db.store.detach_month(march(), events - 1, at(14)).await.unwrap());
+        assert!(month(&db).await.is_settled());
+        assert!(db.store.detach_month(march(), events, at(14)).await.unwrap());
         assert_eq!(db.store.log_months(later()).await.unwrap(), []);
 
         // The log is without it, and everything is proved as before.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use clap::Args;
 use dat_plan::PlanKey;
+use dat_plan::signing::Trust;
 use dat_store::{LogMonth, Store};
 use tokio::time::sleep;
 
@@ -96,7 +97,8 @@ impl Archive {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Archives a month: its plans first, then, when that is sealed, their files, and its table last.
+    /// Archives a month: its plans first, then, when that is sealed, their files, and its table last. Gives how many events
+    /// it held.
     async fn month(
         &self,
         session: &Session,
@@ -112,20 +114,27 @@ impl Archive {
             after = Some(*last);
             store.archive_plans(&plans, &reason, session.now()).await?;
         }
-        self.settled(store, month).await?;
-        self.files(session, store, month, folder).await?;
+        let mut exported = self.exported(session, store, month, folder).await?;
         let mut tries = 0;
         loop {
-            match store.detach_month(month.first, session.now()).await {
-                Ok(events) => return Ok(events),
+            match store.detach_month(month.first, exported, session.now()).await {
+                Ok(true) => return Ok(exported),
+                Ok(false) if tries < TRIES => {
+                    output::note("something was written to it while it was exported: again");
+                    exported = self.exported(session, store, month, folder).await?;
+                }
+                Ok(false) => {
+                    let why = "something is written to it again and again: it stays, see 'dat audit verify'";
+                    return Err(Failure::Failed(why.to_owned()));
+                }
                 // Somebody writes to the log all the time; nobody waits for long.
-                Err(error) if error.is_unavailable() && tries < TRIES => {
-                    tries += 1;
+                Err(error) if error.is_unavailable() && error.denied().is_none() && tries < TRIES => {
                     output::note(format_args!("the log is busy ({error}): again"));
                     sleep(LOOK).await;
                 }
                 Err(error) => return Err(error.into()),
             }
+            tries += 1;
         }
     }
 
@@ -144,35 +153,45 @@ impl Archive {
         wait.await.map_err(|_| Failure::Failed(late.to_owned()))?
     }
 
-    async fn files(
+    /// Writes the file of every plan of a month, when everything of it is published and sealed, and checks each as it
+    /// stands there. Gives how many events they hold.
+    async fn exported(
         &self,
         session: &Session,
         store: &Store,
         month: &LogMonth,
         folder: &Path,
-    ) -> Result<(), Failure> {
+    ) -> Result<i64, Failure> {
+        self.settled(store, month).await?;
         let trust = session.settings.trust()?;
         std::fs::create_dir_all(folder)
             .map_err(|error| Failure::Failed(format!("{} cannot be made: {error}", folder.display())))?;
         let mut exporter = store.exporter();
         let mut after: Option<PlanKey> = None;
+        let mut events = 0;
         loop {
             let plans = store.plans_of_month(month.first, after, PAGE).await?;
-            let Some(last) = plans.last() else { return Ok(()) };
+            let Some(last) = plans.last() else { return Ok(events) };
             after = Some(*last);
             for plan in plans {
                 let Some(found) = exporter.export(plan, session.now()).await? else { continue };
                 let path = folder.join(format!("{}.v{}.json", plan.plan_id, plan.plan_version));
                 export::write(&path, &found)?;
-                let report = export::read(&path)?.verify(&trust);
-                let faults = report.map_or_else(|error| vec![error.to_string()], |report| report.faults);
-                if let Some(fault) = faults.first() {
-                    let path = path.display();
-                    return Err(Failure::Failed(format!(
-                        "{path} does not verify, and the month stays: {fault}"
-                    )));
-                }
+                events += checked(&path, &trust)?;
             }
         }
     }
+}
+
+/// Checks a file as 'dat audit verify --file' would, and that all of it is sealed; gives how many events it holds.
+fn checked(path: &Path, trust: &Trust) -> Result<i64, Failure> {
+    let stays = |why: String| Failure::Failed(format!("{}: {why}; the month stays", path.display()));
+    let report = export::read(path)?.verify(trust).map_err(|error| stays(error.to_string()))?;
+    if let Some(fault) = report.faults.first() {
+        return Err(stays(fault.clone()));
+    }
+    if report.sealed.unsigned_abs() != report.events {
+        return Err(stays(format!("checkpoints seal {} of its {} events", report.sealed, report.events)));
+    }
+    Ok(report.sealed)
 }

@@ -1,6 +1,7 @@
 //! `dat audit export | checkpoint`, and the check of such files.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, IntoInnerError, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,15 +62,18 @@ impl Export {
     }
 }
 
-/// Writes an export so that it is there whole or not at all.
+/// Writes an export so that it is there whole or not at all, also when the machine ends just then.
 pub(super) fn write(path: &Path, export: &ExportFile) -> Result<(), Failure> {
     let written = || -> std::io::Result<()> {
         let beside = path.with_extension("part");
-        let mut file = std::fs::File::create(&beside)?;
-        serde_json::to_writer(std::io::BufWriter::new(&mut file), export)?;
+        let mut file = BufWriter::new(File::create(&beside)?);
+        serde_json::to_writer(&mut file, export)?;
         file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        // What a buffer still holds when it is dropped would be lost without a word.
+        file.into_inner().map_err(IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     written().map_err(|error| Failure::Failed(format!("{} cannot be written: {error}", path.display())))
 }
