@@ -162,7 +162,7 @@ fn rights(access: Access, columns: &[String]) -> Vec<String> {
     let changed = |column: &&String| match access.update {
         Columns::None => false,
         Columns::Only(these) => these.contains(&column.as_str()),
-        Columns::Except(these) => !these.contains(&column.as_str()),
+        Columns::Except(lists) => !lists.iter().any(|these| these.contains(&column.as_str())),
     };
     let changed: Vec<String> = columns.iter().filter(changed).map(|column| quoted(column)).collect();
     if !changed.is_empty() {

@@ -20,8 +20,8 @@ pub(super) enum Columns {
     None,
     /// These.
     Only(&'static [&'static str]),
-    /// All but these.
-    Except(&'static [&'static str]),
+    /// All but those of these lists.
+    Except(&'static [&'static [&'static str]]),
 }
 
 /// A table.
@@ -58,7 +58,7 @@ impl Access {
         Self { update: Columns::Only(columns), ..self }
     }
 
-    const fn except(self, columns: &'static [&'static str]) -> Self {
+    const fn except(self, columns: &'static [&'static [&'static str]]) -> Self {
         Self { update: Columns::Except(columns), ..self }
     }
 }
@@ -88,31 +88,8 @@ const PLAN: &[&str] = &[
     "supersedes",
     "submitter",
 ];
-/// The same, and what a verdict says of it.
-const PLAN_AND_VERDICT: &[&str] = &[
-    "plan_id",
-    "plan_version",
-    "tenant",
-    "name",
-    "priority",
-    "currency",
-    "budget_amount",
-    "deadline",
-    "plan_hash",
-    "document",
-    "readiness",
-    "traceparent",
-    "registered_at",
-    "steps_total",
-    "mode",
-    "constraint_set_hash",
-    "supersedes",
-    "submitter",
-    "approval_decision",
-    "approval_hash",
-    "approval_expires_at",
-    "approved_amount",
-];
+/// What a verdict says of one.
+const VERDICT: &[&str] = &["approval_decision", "approval_hash", "approval_expires_at", "approved_amount"];
 const UNIT: &[&str] =
     &["plan_id", "plan_version", "kind", "step_index", "step_key", "connector", "action", "tenant"];
 const ATTEMPT: &[&str] = &["plan_id", "plan_version", "kind", "step_index", "attempt", "idempotency_key"];
@@ -124,30 +101,30 @@ const STREAM: &[&str] = &["plan_id", "plan_version", "partition_date"];
 /// All of them, but for the partitions of the log, which nobody is granted: they are reached through the log.
 pub(super) const TABLES: [Table; 29] = [
     table("plan_owner", APPEND, READ),
-    table("execution_plan", APPEND.except(PLAN), READ.except(PLAN_AND_VERDICT)),
+    table("execution_plan", APPEND.except(&[PLAN]), READ.except(&[PLAN, VERDICT])),
     table("plan_verdict", APPEND, READ),
-    table("execution_step", APPEND.except(UNIT), APPEND.except(UNIT)),
-    table("step_attempt", APPEND.except(ATTEMPT), APPEND.except(ATTEMPT)),
+    table("execution_step", APPEND.except(&[UNIT]), APPEND.except(&[UNIT])),
+    table("step_attempt", APPEND.except(&[ATTEMPT]), APPEND.except(&[ATTEMPT])),
     table("constraint_snapshot", APPEND, READ),
     table("rollback_policy", APPEND.only(&["begun_at", "ended_at"]), READ.only(&["begun_at", "ended_at"])),
     // A claim that makes a tenant's account locks the limit that it copies, and PostgreSQL lets nobody lock a row who may
     // change nothing of it: when it was set is what binds nobody.
     table("budget_limit", READ.only(&["set_at"]), APPEND.only(&["amount", "set_at", "set_by"])),
-    table("budget_account", APPEND.except(ACCOUNT), READ.except(ACCOUNT)),
+    table("budget_account", APPEND.except(&[ACCOUNT]), READ.except(&[ACCOUNT])),
     table("budget_reservation", APPEND.only(RESERVATION), READ.only(RESERVATION)),
     table("budget_entry", APPEND, APPEND),
     table("budget_change", APPEND, APPEND),
     table("budget_snapshot", APPEND, APPEND),
     table("execution_event", APPEND, APPEND),
-    table("event_stream", APPEND.except(STREAM), READ.only(&["last_sequence", "last_hash"])),
+    table("event_stream", APPEND.except(&[STREAM]), READ.only(&["last_sequence", "last_hash"])),
     table("control_state", READ.delete(), APPEND.delete()),
     table("constraint_set", READ, APPEND),
-    table("tenant_weight", READ, APPEND.except(&["tenant"])),
+    table("tenant_weight", READ, APPEND.except(&[&["tenant"]])),
     table("runtime_state", READ.only(&["era", "lost_at", "rebuilding_until"]), READ),
     table("reconciler_turn", READ.only(&["next_at"]), READ),
     table("two_person_act", READ, APPEND.delete()),
     table("control_request", READ, APPEND.only(&["confirmed_by", "confirmed_at"])),
-    table("breaker_force", READ, APPEND.except(&["connector"]).delete()),
+    table("breaker_force", READ, APPEND.except(&[&["connector"]]).delete()),
     // Checkpoints of the log: what grew is noted by whoever appends, and sealed by a worker.
     table("stream_growth", APPEND.delete(), APPEND),
     table("audit_checkpoint", APPEND, READ),
