@@ -12,6 +12,7 @@ use dat_plan::checkpoint::{Checkpoint, FORMAT, LEAVES, Leaf, LogHash, Tree};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::signing::SigningKey;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::connection::PgConnection;
 use crate::error::StoreError;
@@ -117,7 +118,8 @@ impl Growth {
     /// stream does, unless there is nothing else.
     async fn leaves(&self, conn: &mut PgConnection) -> Result<Vec<Leaf>, StoreError> {
         let keys: BTreeSet<PlanKey> = self.streams.iter().copied().chain([PlanKey::CONTROL]).collect();
-        let leaves = sqlx::query!(
+        let leaves = sqlx::query_as!(
+            LeafRow,
             "SELECT s.plan_id, s.plan_version, s.last_sequence, s.last_hash
              FROM event_stream s
              JOIN UNNEST($1::uuid[], $2::integer[]) AS k (plan_id, plan_version) USING (plan_id, plan_version)
@@ -132,14 +134,7 @@ impl Growth {
         .fetch_all(conn)
         .await?
         .into_iter()
-        .map(|row| {
-            Ok(Leaf {
-                plan_id: row.plan_id,
-                plan_version: row.plan_version,
-                last_sequence: row.last_sequence,
-                last_hash: hash(&row.last_hash)?,
-            })
-        })
+        .map(LeafRow::read)
         .collect::<Result<Vec<_>, StoreError>>()?;
         let grew = leaves.iter().any(|leaf| self.streams.contains(&leaf.plan()));
         Ok(if grew { leaves } else { Vec::new() })
@@ -263,22 +258,27 @@ pub(crate) async fn page(conn: &mut PgConnection, after: i64, limit: i64) -> Res
 
 /// The leaves of a checkpoint, in their order.
 pub(crate) async fn leaves(conn: &mut PgConnection, number: i64) -> Result<Vec<Leaf>, StoreError> {
-    sqlx::query!(
+    let rows = sqlx::query_as!(
+        LeafRow,
         "SELECT plan_id, plan_version, last_sequence, last_hash FROM audit_leaf WHERE number = $1 ORDER BY place",
         number,
-    )
-    .fetch_all(conn)
-    .await?
-    .into_iter()
-    .map(|row| {
-        Ok(Leaf {
-            plan_id: row.plan_id,
-            plan_version: row.plan_version,
-            last_sequence: row.last_sequence,
-            last_hash: hash(&row.last_hash)?,
-        })
-    })
-    .collect()
+    );
+    rows.fetch_all(conn).await?.into_iter().map(LeafRow::read).collect()
+}
+
+/// A leaf's row, or the head that becomes one.
+struct LeafRow {
+    plan_id: Uuid,
+    plan_version: i32,
+    last_sequence: i64,
+    last_hash: Vec<u8>,
+}
+
+impl LeafRow {
+    fn read(self) -> Result<Leaf, StoreError> {
+        let Self { plan_id, plan_version, last_sequence, last_hash } = self;
+        Ok(Leaf { plan_id, plan_version, last_sequence, last_hash: hash(&last_hash)? })
+    }
 }
 
 /// A hash of a row; the database lets none in that is not 32 bytes.
