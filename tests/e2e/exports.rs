@@ -4,25 +4,15 @@
 use std::process::Stdio;
 
 use dat_plan::checkpoint::Checkpoint;
-use dat_plan::signing::{KeyRing, SigningKey, Trust};
+use dat_plan::signing::{KeyRing, Trust};
 use dat_plan::{PlanKey, PlanState};
-use dat_tests::{
-    Announcement, Fleet, FleetOptions, PlanDraft, StepDraft, eventually, named_id, random_id, within,
-};
+use dat_tests::{Announcement, Fleet, FleetOptions, PlanDraft, StepDraft, eventually, random_id, within};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tokio::process::Command;
 
 use crate::documents::root;
-
-fn seed(id: &str) -> String {
-    format!("{:0>64}", named_id(id).simple().to_string())
-}
-
-fn trusted(name: &str, id: &str) -> String {
-    let key = SigningKey::from_seed(id, &seed(id)).expect("a seed");
-    format!("[[{name}]]\nkey_id = \"{id}\"\npublic_key = \"{}\"\n", key.public_key())
-}
+use crate::keys::{file, folder, seed, settings, signing, trusted};
 
 /// What an auditor believes: the keys of governance and of the log.
 fn beliefs() -> String {
@@ -31,21 +21,19 @@ fn beliefs() -> String {
 
 /// A fleet whose governance signs verdicts and whose sealer signs checkpoints, ten a second.
 async fn sealed_fleet() -> Fleet {
-    let folder = std::env::temp_dir().join(format!("dat-exports-{}", random_id().simple()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let file = |name: &str, content: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, content).expect("a file");
-        path.display().to_string()
-    };
-    let (ggp, log) = (file("ggp.seed", &seed("ggp")), file("log.seed", &seed("log")));
-    let signs = file("ggp.toml", &format!("[signing]\nkey_id = \"ggp\"\nseed = \"file:{ggp}\"\n"));
+    let folder = folder();
+    let log = file(&folder, "log.seed", &seed("log"));
     let defaults = FleetOptions::default();
     let sealing = format!(
         "[checkpoint]\nevery_ms = 100\n[checkpoint.signing]\nkey_id = \"log\"\nseed = \"file:{log}\"\n"
     );
-    let settings = format!("{}{sealing}{}", defaults.settings, trusted("verdict_key", "ggp"));
-    Fleet::start(FleetOptions { sandbox: vec!["--config".to_owned(), signs], settings, ..defaults }).await
+    let believes = format!("{}{sealing}{}", defaults.settings, trusted("verdict_key", "ggp"));
+    Fleet::start(FleetOptions {
+        sandbox: vec!["--config".to_owned(), settings(&folder, "ggp", &[])],
+        settings: believes,
+        ..defaults
+    })
+    .await
 }
 
 /// Waits until a checkpoint seals all of a plan; gives its export as text.
@@ -179,7 +167,7 @@ async fn checkpoints_are_published_signed_and_what_someone_kept_of_them_convicts
     let number = published.number.to_string();
     let printed = fleet.dat(&["audit", "checkpoint", "--number", &number]).await;
     assert_eq!(Checkpoint::read(&printed).expect("a checkpoint"), published);
-    let key = SigningKey::from_seed("log", &seed("log")).expect("a seed");
+    let key = signing("log");
     let trust = Trust { checkpoints: KeyRing::new([key.trusted()]).expect("a ring"), ..Trust::default() };
     assert_eq!(published.verify(&trust.checkpoints), Ok("log"));
     let settings = fleet.file("auditor.toml", &beliefs());
@@ -244,7 +232,7 @@ async fn a_month_that_is_long_over_leaves_the_database_in_files_that_verify() {
     let young = producer.submit(&PlanDraft::in_order("young", 1).document()).await;
     assert_eq!(producer.wait_for_end(young).await.state, PlanState::Completed);
     let settings = fleet.file("auditor.toml", &beliefs());
-    let folder = std::env::temp_dir().join(format!("dat-archive-{}", random_id().simple()));
+    let folder = folder();
     let out = folder.display().to_string();
     let said = fleet.dat(&["audit", "archive", "--older-than", "30"]).await;
     assert!(said.contains("2026-01") && said.contains("--out DIR archives it"), "{said}");

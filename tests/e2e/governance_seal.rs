@@ -1,54 +1,17 @@
 //! The seal from end to end: signed verdicts, rows that were altered, the approval package, and people who approve.
 
-use std::path::PathBuf;
-
 use dat_plan::approval::Outcome;
 use dat_plan::signing::{KeyRing, SigningKey, Trust};
 use dat_plan::{PlanKey, PlanState};
 use dat_tests::{
     Announcement, Fleet, FleetOptions, PlanDraft, SandboxClient, StepDraft, Submission, WorkerOptions,
-    eventually, named_id, random_id,
+    eventually,
 };
 use dat_topology::{Exchange, Stage, key};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// A key by its id, the same in every process of a test.
-fn signing(id: &str) -> SigningKey {
-    SigningKey::from_seed(id, &seed(id)).expect("a seed")
-}
-
-fn seed(id: &str) -> String {
-    let named = named_id(id).simple().to_string();
-    format!("{named:0>64}")
-}
-
-/// A folder for what processes are started with.
-pub(crate) fn folder() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("dat-seal-{}", random_id().simple()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    folder
-}
-
-pub(crate) fn file(folder: &std::path::Path, name: &str, content: &str) -> String {
-    let path = folder.join(name);
-    std::fs::write(&path, content).expect("a file");
-    path.display().to_string()
-}
-
-/// Settings of whoever signs as `id`, and believes approvals of these people.
-pub(crate) fn settings(folder: &std::path::Path, id: &str, people: &[&str]) -> String {
-    let seed = file(folder, &format!("{id}.seed"), &seed(id));
-    let mut text = format!("[signing]\nkey_id = \"{id}\"\nseed = \"file:{seed}\"\n");
-    for person in people {
-        text.push_str(&trusted("approver_key", person));
-    }
-    file(folder, &format!("{id}.toml"), &text)
-}
-
-pub(crate) fn trusted(name: &str, id: &str) -> String {
-    format!("[[{name}]]\nkey_id = \"{id}\"\npublic_key = \"{}\"\n", signing(id).public_key())
-}
+use crate::keys::{file, folder, settings, signing, trusted};
 
 /// Workers that believe the key `ggp`; a sandbox that signs with it and was given these flags besides.
 async fn sealed_fleet(folder: &std::path::Path, people: &[&str], flags: &[&str]) -> Fleet {

@@ -9,6 +9,7 @@ mod database;
 #[path = "../tests/store/plans.rs"]
 #[expect(dead_code, reason = "the tests' own, of which a benchmark needs little")]
 mod plans;
+mod started;
 
 use std::time::Instant;
 
@@ -30,12 +31,7 @@ fn key() -> SigningKey {
 async fn ran(db: &Db, plans: usize) {
     for _ in 0..plans / BATCH {
         let plans: Vec<Plan> = (0..BATCH).map(|_| wide("acme", 1_000, 1, 10)).collect();
-        let registrations: Vec<_> = plans.iter().map(Plan::registration).collect();
-        db.store.register(&registrations, at(0)).await.expect("they are registered");
-        let approvals: Vec<_> = plans.iter().map(|plan| plan.approval("d1")).collect();
-        db.store.bind_verdicts(&approvals, &KeyRing::default(), at(0)).await.expect("they are approved");
-        let admissions: Vec<_> = plans.iter().map(Plan::admission).collect();
-        db.store.admit(&admissions, at(0)).await.expect("they are admitted");
+        started::start(db, &plans).await;
         let requests: Vec<_> = plans.iter().map(|plan| plan.run(plan.unit(0))).collect();
         let claimed = db.claim(&requests, at(1)).await.claimed;
         assert_eq!(claimed.len(), BATCH, "every step is claimed");

@@ -7,12 +7,12 @@ mod database;
 #[path = "../tests/store/plans.rs"]
 #[expect(dead_code, reason = "the tests' own, of which a benchmark needs little")]
 mod plans;
+mod started;
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use dat_plan::signing::KeyRing;
 use dat_store::{ClaimRequest, Seal, TenantLimit};
 use tokio::runtime::Runtime;
 
@@ -26,12 +26,7 @@ const STEPS: usize = 4;
 async fn ready(db: &Db, batch: usize) -> Vec<Plan> {
     let steps = batch.min(STEPS);
     let plans: Vec<Plan> = (0..batch / steps).map(|_| wide("acme", 1_000, steps, 10)).collect();
-    let registrations: Vec<_> = plans.iter().map(Plan::registration).collect();
-    db.store.register(&registrations, at(0)).await.expect("they are registered");
-    let approvals: Vec<_> = plans.iter().map(|plan| plan.approval("d1")).collect();
-    db.store.bind_verdicts(&approvals, &KeyRing::default(), at(0)).await.expect("they are approved");
-    let admissions: Vec<_> = plans.iter().map(Plan::admission).collect();
-    db.store.admit(&admissions, at(0)).await.expect("they are admitted");
+    started::start(db, &plans).await;
     plans
 }
 
