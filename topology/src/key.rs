@@ -19,5 +19,7 @@ pub const PLAN_APPROVAL_REQUESTED: &str = "plan.approval_requested";
 pub const PLAN_APPROVAL: &str = "plan.approval";
 /// Asks MUX what became of an action. Any other key of its exchange is the name of an action.
 pub const PROBE: &str = "probe";
+/// Several events in one message, for a consumer that reads them so.
+pub const BATCH: &str = "batch";
 /// Every key, in a binding to a topic exchange.
 pub const ANY: &str = "#";

@@ -1,11 +1,13 @@
 //! What every role of a worker shares.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dat_bus::{Bus, Publisher};
 use dat_connectors::Connectors;
-use dat_guards::RuntimeStore;
+use dat_guards::{Looks, RuntimeStore};
+use dat_plan::event::Destination;
 use dat_plan::signing::Trust;
 use dat_plan::{Clock, Entropy};
 use dat_store::Store;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::alarm::Alarm;
 use crate::breakers::Breakers;
 use crate::documents::Documents;
+use crate::lanes::Lanes;
 use crate::late::Late;
 use crate::limits::Limits;
 use crate::live::Live;
@@ -38,6 +41,8 @@ pub(crate) struct Fleet {
     pub(crate) bus: Bus,
     pub(crate) publisher: Publisher,
     pub(crate) topology: Topology,
+    /// Whose consumers read events in batches.
+    pub(crate) batched: BTreeSet<Destination>,
     pub(crate) connectors: Connectors,
     pub(crate) documents: Documents,
     pub(crate) operators: Operators,
@@ -45,6 +50,10 @@ pub(crate) struct Fleet {
     pub(crate) breakers: Breakers,
     pub(crate) windows: Windows,
     pub(crate) live: Live,
+    /// Whose transactions are in the database.
+    pub(crate) lanes: Arc<Lanes>,
+    /// Which looks are this worker's.
+    pub(crate) looks: Looks,
     /// Redis itself, to ask whether it is there.
     pub(crate) runtime: RuntimeStore,
     pub(crate) late: Late,

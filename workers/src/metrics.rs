@@ -251,10 +251,10 @@ impl Metrics {
         self.verdicts.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    pub(crate) fn claim(&self, report: &ClaimReport) {
+    /// A claim's report, whose claims were so many.
+    pub(crate) fn claim(&self, report: &ClaimReport, claimed: usize) {
         let refused = report.refused.len();
-        let results =
-            [("claimed", report.claimed.len()), ("deferred", report.deferred), ("refused", refused)];
+        let results = [("claimed", claimed), ("deferred", report.deferred), ("refused", refused)];
         for (result, count) in results {
             if count > 0 {
                 self.claims.with_label_values(&[result]).inc_by(count as u64);

@@ -1,59 +1,29 @@
 //! Outcomes are committed as they come, grouped by arrival: while one group is in the database the next gathers, so that
-//! a slow step delays nobody and a commit's cost is shared under load (group commit).
+//! a slow step delays nobody and a commit's cost is shared under load (group commit). The transaction that completes a
+//! step claims its successor, where it may (`going_on`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dat_plan::PlanKey;
-use dat_store::{Finding, SettleReport, Settled, Settlement, StoreError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use dat_store::{ClaimReport, ClaimRequest, GoingOn, SettleReport, Settlement, StoreError};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::doorbell::{self, Doorbell};
+use crate::ended::Ended;
 use crate::fleet::Fleet;
+use crate::going_on::{GoneOn, Next};
+use crate::landed::{Landed, Part};
+use crate::lanes::{Lane, Lanes};
 use crate::step_dispatch::Dispatcher;
-
-/// An attempt or a probe that ended.
-pub(crate) struct Ended {
-    settlement: Settlement,
-    connector: String,
-    currency: String,
-    /// The attempt's number; a probe has none.
-    attempt: Option<i32>,
-    took: Duration,
-    /// The slot is free again when this is dropped, after the commit: what is in flight stays bounded.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Ended {
-    pub(crate) fn attempt(
-        settlement: Settlement,
-        connector: String,
-        currency: String,
-        attempt: i32,
-        took: Duration,
-    ) -> Self {
-        Self { settlement, connector, currency, attempt: Some(attempt), took, permit: None }
-    }
-
-    pub(crate) fn probe(settlement: Settlement, connector: String, took: Duration) -> Self {
-        Self { settlement, connector, currency: String::new(), attempt: None, took, permit: None }
-    }
-
-    fn plan(&self) -> PlanKey {
-        self.settlement.lease.unit.plan
-    }
-
-    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
-        self
-    }
-}
 
 /// Groups in the database at once. Two, so that a plan's outcome waits for no other plan's lock; more would share a
 /// commit's cost among fewer.
 const FLIGHTS: usize = 2;
+
+/// Groups that are in the database, and of which something is still to be told to Redis or the broker.
+const FOLLOWED: usize = 64;
 
 /// From so many outcomes of one plan on, they are a group of their own.
 const MANY: usize = 16;
@@ -67,20 +37,31 @@ struct Waiting {
     flying: BTreeSet<PlanKey>,
 }
 
+/// A group of outcomes on its way into the database, and the lanes of its tenants.
+struct Flight {
+    group: Vec<Ended>,
+    lane: Lane,
+}
+
 impl Waiting {
-    /// The next group: whatever waits of plans that are in no other, at most `most`, in the order in which it came.
-    fn take(&mut self, most: usize) -> Vec<Ended> {
+    /// The next group: whatever waits of plans and tenants that are in no other, at most `most`, in the order in which it
+    /// came.
+    fn take(&mut self, lanes: &Arc<Lanes>, most: usize) -> Option<Flight> {
         let apart = self.apart();
-        let mut group = Vec::new();
+        let may = |one: &Ended| !self.flying.contains(&one.plan()) && apart != Some(one.plan());
+        let tenants = self.outcomes.iter().filter(|one| may(one)).map(|one| one.tenant.clone());
+        let lane = lanes.take_free(tenants)?;
+        let (mut group, mut left) = (Vec::new(), Vec::new());
         for one in std::mem::take(&mut self.outcomes) {
-            if group.len() < most && !self.flying.contains(&one.plan()) && apart != Some(one.plan()) {
+            if group.len() < most && lane.holds(&one.tenant) && may(&one) {
                 group.push(one);
             } else {
-                self.outcomes.push(one);
+                left.push(one);
             }
         }
+        self.outcomes = left;
         self.flying.extend(group.iter().map(Ended::plan));
-        group
+        Some(Flight { group, lane })
     }
 
     /// The plan with the most outcomes, where it has many and others have some: these do not wait until it is written.
@@ -105,96 +86,130 @@ pub(crate) async fn commit(
     mut ended: mpsc::UnboundedReceiver<Ended>,
 ) {
     let mut waiting = Waiting::default();
-    let mut flights = JoinSet::new();
+    let mut flights: JoinSet<(BTreeSet<PlanKey>, Landed)> = JoinSet::new();
+    let mut followed = JoinSet::new();
     let mut open = true;
-    while open || !flights.is_empty() {
+    while open || !flights.is_empty() || !waiting.outcomes.is_empty() {
         tokio::select! {
             Some(landed) = flights.join_next() => match landed {
-                Ok(plans) => waiting.landed(&plans),
+                Ok((plans, landed)) => {
+                    waiting.landed(&plans);
+                    let (fleet, dispatcher) = (Arc::clone(&fleet), dispatcher.clone());
+                    followed.spawn(async move { landed.follow(&fleet, dispatcher.as_ref()).await });
+                }
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
                     Err(_) => return,
                 },
             },
+            Some(_) = followed.join_next() => {}
             first = ended.recv(), if open => {
                 open = first.is_some();
                 waiting.outcomes.extend(first);
             }
+            // A claim that held a lane has ended.
+            () = fleet.lanes.freed(), if !waiting.outcomes.is_empty() => {}
         }
         while let Ok(more) = ended.try_recv() {
             waiting.outcomes.push(more);
         }
-        while flights.len() < FLIGHTS {
-            let group = waiting.take(fleet.settings.batch);
-            if group.is_empty() {
-                break;
-            }
-            flights.spawn(fly(Arc::clone(&fleet), dispatcher.clone(), group));
+        while flights.len() < FLIGHTS && followed.len() < FOLLOWED {
+            let Some(flight) = waiting.take(&fleet.lanes, fleet.settings.batch) else { break };
+            flights.spawn(fly(Arc::clone(&fleet), dispatcher.clone(), flight));
         }
     }
+    while followed.join_next().await.is_some() {}
 }
 
-/// Commits a group and gives its slots back; gives its plans.
+/// Commits a group and gives its slots back; gives its plans, and what is left to be done about it.
 async fn fly(
     fleet: Arc<Fleet>,
     dispatcher: Option<Weak<Dispatcher>>,
-    mut group: Vec<Ended>,
-) -> BTreeSet<PlanKey> {
+    Flight { group, lane }: Flight,
+) -> (BTreeSet<PlanKey>, Landed) {
     // Held weakly until here: the dispatcher can hand out no more work once its own tasks have ended.
     let dispatcher = dispatcher.as_ref().and_then(Weak::upgrade);
-    settle(&fleet, dispatcher.as_deref(), &mut group).await;
     let plans = group.iter().map(Ended::plan).collect();
-    drop(group);
+    let landed = settle(&fleet, dispatcher.as_deref(), group).await;
+    drop(lane);
     if let Some(dispatcher) = &dispatcher {
         fleet.metrics.slots_busy(fleet.settings.slots - dispatcher.free());
         dispatcher.slot_freed();
     }
-    plans
+    (plans, landed)
 }
 
 /// Settles a group. A group that the database refuses is halved until the culprit stands alone; what *it* answered
 /// cannot be kept, so it counts as failed, as sent, with its cost.
-async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: &mut [Ended]) {
-    let mut parts = vec![(0, group.len())];
-    while let Some((from, to)) = parts.pop() {
-        let part = &mut group[from..to];
-        let settlements: Vec<Settlement> = part.iter().map(|e| e.settlement.clone()).collect();
-        match settle_when_possible(fleet, &settlements).await {
-            Ok(report) => after(fleet, dispatcher, part, report).await,
+async fn settle(fleet: &Fleet, dispatcher: Option<&Dispatcher>, group: Vec<Ended>) -> Landed {
+    let mut landed = Landed::default();
+    let mut parts = vec![group];
+    while let Some(mut part) = parts.pop() {
+        match settle_part(fleet, dispatcher, &mut part).await {
+            Ok((report, gone_on)) => landed.push(Part::new(part, report, gone_on)),
             Err(refusal) if part.len() == 1 => {
                 let Some(culprit) = part.first_mut() else { continue };
-                let already_replaced = matches!(&culprit.settlement.finding, Finding::Unusable { .. });
-                tracing::error!(plan = %culprit.settlement.lease.unit.plan, %refusal, "an outcome cannot be stored");
-                if already_replaced {
-                    continue; // its lease runs out, and a probe tells what came of it
-                }
-                let (cost, refund) = match &culprit.settlement.finding {
-                    Finding::Done { cost, refund, .. } => (*cost, *refund),
-                    Finding::Error { cost, .. } | Finding::Refused { cost, .. } => (*cost, 0),
-                    _ => (0, 0),
-                };
-                let detail = "the answer cannot be stored by the database".to_owned();
-                culprit.settlement.finding = Finding::Unusable { cost, refund, detail };
-                parts.push((from, to));
+                tracing::error!(plan = %culprit.plan(), %refusal, "an outcome cannot be stored");
+                if culprit.give_up_answer() {
+                    parts.push(part);
+                } // else its lease runs out, and a probe tells what came of it
             }
             Err(_) => {
-                let middle = from + (to - from) / 2;
-                parts.push((from, middle));
-                parts.push((middle, to));
+                let second = part.split_off(part.len() / 2);
+                parts.push(part);
+                parts.push(second);
             }
         }
     }
+    landed
+}
+
+/// Settles a part, and starts what it goes on with.
+async fn settle_part(
+    fleet: &Fleet,
+    dispatcher: Option<&Dispatcher>,
+    part: &mut [Ended],
+) -> Result<(SettleReport, Option<GoneOn>), StoreError> {
+    let settlements: Vec<Settlement> = part.iter().map(|ended| ended.settlement.clone()).collect();
+    if let Some(dispatcher) = dispatcher
+        && let Some(next) = Next::of(fleet, dispatcher, part).await
+    {
+        let requests = next.requests(fleet);
+        match settle_when_possible(fleet, &settlements, &requests, next.asked().era()).await {
+            Ok((report, claimed)) => {
+                drop(requests);
+                let mut slots =
+                    |plan| part.iter_mut().filter(|e| e.plan() == plan).find_map(|e| e.slot.take());
+                let gone_on = dispatcher.go_on(next, claimed, &mut slots);
+                return Ok((report, Some(gone_on)));
+            }
+            // Which of the two is refused is not known: the outcome alone is tried.
+            Err(refusal) => {
+                tracing::error!(%refusal, "outcomes cannot be stored with what they go on with");
+                drop(requests);
+                next.give_back(fleet).await;
+            }
+        }
+    }
+    Ok((settle_when_possible(fleet, &settlements, &[], None).await?.0, None))
 }
 
 /// Settles as soon as the database answers: what an outside system did must not be forgotten because of an outage.
-async fn settle_when_possible(fleet: &Fleet, part: &[Settlement]) -> Result<SettleReport, StoreError> {
+async fn settle_when_possible(
+    fleet: &Fleet,
+    part: &[Settlement],
+    requests: &[ClaimRequest<'_>],
+    era: Option<i64>,
+) -> Result<(SettleReport, ClaimReport), StoreError> {
     let mut wait = Duration::from_millis(50);
     loop {
         let timer = fleet.metrics.outcome_timer();
-        match fleet.store.settle(part, fleet.now()).await {
-            Ok(report) => {
+        let now = fleet.now();
+        let next = GoingOn { requests, era, worker: &fleet.name, until: fleet.lease_end(now) };
+        match fleet.store.settle_and_go_on(part, Some(next), now).await {
+            Ok(reports) => {
                 timer.observe_duration();
-                return Ok(report);
+                return Ok(reports);
             }
             Err(error) if error.is_unavailable() => {
                 timer.stop_and_discard();
@@ -207,62 +222,5 @@ async fn settle_when_possible(fleet: &Fleet, part: &[Settlement]) -> Result<Sett
                 return Err(error);
             }
         }
-    }
-}
-
-async fn after(fleet: &Fleet, dispatcher: Option<&Dispatcher>, part: &[Ended], report: SettleReport) {
-    let mut used = Vec::new();
-    for (ended, settled) in part.iter().zip(&report.settled) {
-        let unit = ended.settlement.lease.unit;
-        fleet.live.touch(unit.plan);
-        match settled {
-            Settled::Fenced => {
-                tracing::warn!(plan = %unit.plan, step = unit.index, "the lease was lost: its outcome changes nothing");
-                fleet.metrics.fenced();
-            }
-            Settled::Written(state) => {
-                let cost = match &ended.settlement.finding {
-                    Finding::Done { cost, .. }
-                    | Finding::Error { cost, .. }
-                    | Finding::Refused { cost, .. }
-                    | Finding::Unusable { cost, .. } => *cost,
-                    _ => 0,
-                };
-                match ended.attempt {
-                    Some(attempt) => {
-                        fleet.metrics.attempt(&ended.connector, state.as_str(), ended.took.as_secs_f64());
-                        fleet.metrics.spent(&ended.currency, cost);
-                        if ended.currency == "token" && !state.is_in_flight() {
-                            used.push((format!("{}/{}/{attempt}", unit.plan, unit.index), cost));
-                        }
-                    }
-                    // Nobody was asked.
-                    None if matches!(ended.settlement.finding, Finding::HeldBack { .. }) => {}
-                    None => fleet.metrics.probe(state.as_str()),
-                }
-            }
-        }
-    }
-    fleet.metrics.late_answers(report.late);
-    for (plan, state) in &report.ended {
-        tracing::info!(%plan, %state, "ended");
-        fleet.metrics.plan_ended(state.as_str());
-    }
-    if report.ended.is_empty() { &fleet.bells.log } else { &fleet.bells.log_now }.notify_one();
-    ring(fleet, dispatcher, &report).await;
-    dat_fault::around("windows.settle", fleet.windows.settle(&used)).await;
-    dat_fault::around("settle.copies", fleet.limits.copy(&report.accounts)).await;
-}
-
-/// What became ready is first for this worker, which has the plan at hand; what it has no slots for is rung on the
-/// broker.
-async fn ring(fleet: &Fleet, dispatcher: Option<&Dispatcher>, report: &SettleReport) {
-    let here = dispatcher.map_or(0, Dispatcher::free).min(report.ready.len());
-    if here > 0 {
-        fleet.bells.dispatch.ring();
-    }
-    doorbell::ring(fleet, Doorbell::Dispatch, &report.ready[here..]).await;
-    if report.undecided > 0 {
-        doorbell::ring_any(fleet, Doorbell::Failed).await;
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn run(fleet: &Fleet) {
             () = fleet.draining.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
-        match reconciler.turn(fleet).await {
+        match reconciler.turn(fleet, every).await {
             Ok(()) => {}
             Err(Unfinished::Redis(away)) => tracing::debug!(%away, "copies and windows are compared later"),
             Err(Unfinished::Store(error)) => tracing::warn!(%error, "reconciling goes on at the next turn"),
@@ -79,7 +79,11 @@ impl Reconciler {
         }
     }
 
-    async fn turn(&mut self, fleet: &Fleet) -> Result<(), Unfinished> {
+    async fn turn(&mut self, fleet: &Fleet, every: Duration) -> Result<(), Unfinished> {
+        // Whoever has the turn keeps it; the others ask for it by turns.
+        if !self.mine && !fleet.looks.mine("reconcile", every).await {
+            return Ok(());
+        }
         let now = fleet.now();
         let overdue = if self.mine { TimeDelta::zero() } else { self.every * 2 };
         self.mine = fleet.store.take_turn(now + self.every, now - overdue).await?;

@@ -1,17 +1,15 @@
 //! The relay: publishes the log. It claims streams that are behind, publishes each in its order with confirms, and
 //! records how far it got; after a nack or a return it goes on from that stream's first unconfirmed event.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use dat_bus::{Message, PublishError};
-use dat_plan::event::{Destination, EventKind, LoggedEvent};
-use dat_store::{ClaimedStream, StoreError};
-use dat_topology::Exchange;
+use dat_bus::PublishError;
+use dat_store::StoreError;
 use tokio::time::Instant;
 
 use crate::fleet::Fleet;
+use crate::outbox::Outbox;
 
 /// Streams in one round.
 const STREAMS: i64 = 64;
@@ -22,7 +20,7 @@ const EVENTS: i64 = 200;
 const LEASE: TimeDelta = TimeDelta::seconds(5);
 /// How long one holds at most, where rounds take so long that another relay takes over.
 const LONGEST_LEASE: TimeDelta = TimeDelta::seconds(60);
-/// How often it looks when nobody rings.
+/// How often one relay of the fleet looks when nobody rings.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a stream waits of which nothing could be read yet.
 const UNSEEN: TimeDelta = TimeDelta::milliseconds(50);
@@ -84,11 +82,21 @@ pub(crate) async fn run(fleet: &Fleet) {
         if fleet.closing.is_cancelled() {
             return;
         }
+        until_there_may_be_more(fleet).await;
+    }
+}
+
+/// Waits until something was written here, or it is this relay's turn to look for what others left.
+async fn until_there_may_be_more(fleet: &Fleet) {
+    loop {
         tokio::select! {
-            () = fleet.bells.log.notified() => {}
-            () = fleet.bells.log_now.notified() => {}
-            () = fleet.closing.cancelled() => {}
+            () = fleet.bells.log.notified() => return,
+            () = fleet.bells.log_now.notified() => return,
+            () = fleet.closing.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
+        }
+        if fleet.looks.mine("relay", LOOK).await {
+            return;
         }
     }
 }
@@ -106,26 +114,13 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
     if streams.is_empty() {
         return Ok(Round { published: 0, more: false });
     }
-    // Which messages an event became: an event counts when all of them were confirmed.
-    let mut messages = Vec::new();
-    let mut of_event: BTreeMap<(usize, usize), std::ops::Range<usize>> = BTreeMap::new();
-    for (place, stream) in streams.iter().enumerate() {
-        for (index, event) in stream.events.iter().enumerate() {
-            let first = messages.len();
-            messages.extend(messages_of(fleet, stream, event));
-            of_event.insert((place, index), first..messages.len());
-        }
-    }
-    let receipts = dat_fault::around("relay.publish", fleet.publisher.publish_all(messages)).await;
+    let said = streams.iter().map(|stream| (stream.traceparent.as_str(), stream.events.as_slice()));
+    let mut outbox = Outbox::new(&fleet.topology, &fleet.batched, said);
+    let receipts = dat_fault::around("relay.publish", fleet.publisher.publish_all(outbox.take())).await;
     if let Err(error) = &receipts {
         log_failure(error);
     }
-    let confirmed = |place: usize, index: usize| {
-        let Ok(receipts) = &receipts else { return false };
-        of_event
-            .get(&(place, index))
-            .is_some_and(|range| receipts[range.clone()].iter().all(dat_bus::Receipt::is_confirmed))
-    };
+    let confirmed = receipts.as_deref().unwrap_or_default();
     let now = fleet.now();
     let mut all = true;
     let mut published = 0;
@@ -133,7 +128,7 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
         .into_iter()
         .enumerate()
         .map(|(place, stream)| {
-            let count = (0..stream.events.len()).take_while(|index| confirmed(place, *index)).count();
+            let count = outbox.confirmed(place, stream.events.len(), confirmed);
             // A stream that is behind and has nothing to read was relayed just when it was claimed, or was tampered with:
             // looked at again, not at once.
             let empty = stream.events.is_empty();
@@ -161,37 +156,6 @@ async fn round(fleet: &Fleet, lease: &mut TimeDelta, shortest: TimeDelta) -> Res
 
 fn log_failure(error: &PublishError) {
     tracing::warn!(%error, "events were not confirmed; they are published again");
-}
-
-fn messages_of(fleet: &Fleet, stream: &ClaimedStream, event: &LoggedEvent) -> Vec<Message> {
-    // An event of a newer version of DAT is published to whoever follows lifecycles.
-    let destinations =
-        event.kind.parse::<EventKind>().map_or(&[Destination::Events][..], EventKind::destinations);
-    let body = event.envelope().to_string();
-    destinations
-        .iter()
-        .map(|destination| {
-            let exchange = match destination {
-                Destination::Flo => Exchange::Flo,
-                Destination::Pte => Exchange::Pte,
-                Destination::Events => Exchange::Events,
-                Destination::Ggp => Exchange::Ggp,
-            };
-            let mut message =
-                Message::json(fleet.topology.exchange(exchange).name(), &event.kind, body.clone())
-                    .content_type("application/cloudevents+json")
-                    .message_id(event.id())
-                    .correlation_id(event.plan.to_string())
-                    .kind(format!("dat.{}", event.kind))
-                    .timestamp_s(u64::try_from(event.at.timestamp()).unwrap_or(0))
-                    // FLO, PTE and GGP must receive; whether anybody follows lifecycles is their own affair.
-                    .mandatory(*destination != Destination::Events);
-            if !stream.traceparent.is_empty() {
-                message = message.traceparent(&stream.traceparent);
-            }
-            message
-        })
-        .collect()
 }
 
 #[cfg(test)]

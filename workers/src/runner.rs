@@ -15,10 +15,10 @@ use tracing::Instrument;
 
 use crate::breakers;
 use crate::documents::{Prepared, UnitSpec};
+use crate::ended::Ended;
 use crate::fleet::Fleet;
 use crate::guard;
 use crate::late::Late;
-use crate::outcomes::Ended;
 use crate::references;
 use crate::running::Running;
 use crate::stage::storable;
@@ -72,13 +72,15 @@ pub(crate) async fn attempt(
     .await;
     let successors = plan.successors(unit);
     let connector = plan.unit(unit).map_or("", |spec| spec.connector).to_owned();
-    Ended::attempt(
-        Settlement { lease: claimed.lease, finding, successors, decision },
+    Ended {
+        settlement: Settlement { lease: claimed.lease, finding, successors, decision },
         connector,
-        claimed.currency,
-        claimed.attempt,
-        started.elapsed(),
-    )
+        tenant: claimed.tenant,
+        currency: claimed.currency,
+        attempt: Some(claimed.attempt),
+        took: started.elapsed(),
+        slot: None,
+    }
 }
 
 /// What came of the attempt, and the decision on its postconditions, for the log.

@@ -43,6 +43,9 @@ impl Sealer {
                 () = fleet.draining.cancelled() => return,
                 () = tokio::time::sleep(self.every + jitter) => {}
             }
+            if !fleet.looks.mine("seal", self.every / 2).await {
+                continue;
+            }
             if let Err(error) = self.turn(fleet).await {
                 tracing::warn!(%error, "the log is sealed at the next turn");
             }

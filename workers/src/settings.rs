@@ -1,6 +1,7 @@
 //! Settings: flags over `DAT_…` environment over a TOML file over defaults. One small struct a concern, each checked
 //! when it is built, so that a bad setting stops the start with its name.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use dat_connectors::Connectors;
 use dat_connectors::http::HttpSettings;
 use dat_guards::{BreakerRule, RateLimit, TokenWindow};
+use dat_plan::event::Destination;
 use dat_plan::signing::{KeyRing, SigningKey, Trust, TrustedKey};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -83,6 +85,39 @@ pub(crate) struct Settings {
     pub(crate) checkpoint: CheckpointSettings,
     /// How long the log is kept in the database.
     pub(crate) retention: RetentionSettings,
+    /// How events are published.
+    pub(crate) events: EventSettings,
+}
+
+/// How events are published.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EventSettings {
+    /// Whose consumers read several events in one message.
+    pub(crate) batched: BTreeSet<Stream>,
+}
+
+/// A stream of events, by the name of its exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Stream {
+    #[serde(rename = "flo")]
+    Flo,
+    #[serde(rename = "pte")]
+    Pte,
+    #[serde(rename = "dat.events")]
+    Events,
+}
+
+impl EventSettings {
+    /// Whose consumers read batches.
+    pub(crate) fn batched(&self) -> BTreeSet<Destination> {
+        let destination = |stream: &Stream| match stream {
+            Stream::Flo => Destination::Flo,
+            Stream::Pte => Destination::Pte,
+            Stream::Events => Destination::Events,
+        };
+        self.batched.iter().map(destination).collect()
+    }
 }
 
 /// How long the log is kept in the database.
@@ -237,6 +272,7 @@ impl Default for Settings {
             checkpoint_key: Vec::new(),
             checkpoint: CheckpointSettings::default(),
             retention: RetentionSettings::default(),
+            events: EventSettings::default(),
         }
     }
 }

@@ -1,30 +1,28 @@
 //! `step.dispatch`: the Execution Orchestrator hands out work. A doorbell's ids are a hint; what is claimed is whatever
 //! may run next, at most as much as this worker has free slots for.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use dat_bus::Received;
-use dat_plan::{UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Claimed, Counting, Due, Guard, Postponed, StoreError, Turns};
+use dat_plan::{PlanKey, UnitKey};
+use dat_store::{ClaimReport, ClaimRequest, Claimed, Due, StoreError, Turns};
 use dat_topology::Stage as StageName;
-use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc};
 
+use crate::asked::Asked;
 use crate::batch;
-use crate::breakers;
-use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
+use crate::ended::{Ended, Slot};
 use crate::fleet::Fleet;
-use crate::guard::StepGuard;
-use crate::limits::{Candidates, Limited};
-use crate::outcomes::Ended;
+use crate::going_on::{GoneOn, Next};
+use crate::limits::Candidates;
 use crate::recovery;
 use crate::runner;
 use crate::running::Running;
 use crate::stage::{Disposition, Parked, Stage};
-use crate::windows::Reserved;
 
 /// How soon a claim that met a locked plan looks again; twice as late each time that it meets one again.
 const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
@@ -32,6 +30,9 @@ const CONTENDED: TimeDelta = TimeDelta::milliseconds(10);
 const DOUBLINGS: u32 = 4;
 /// How long a unit that the database refuses to claim is left alone.
 const UNCLAIMABLE: TimeDelta = TimeDelta::seconds(30);
+
+/// How many steps of a plan follow each other without a look at what else is due, where something else waits for a slot.
+const GOES_ON: u32 = 8;
 
 /// The most units in one look, where most of those before waited for their limits.
 const LOOK: usize = 512;
@@ -61,6 +62,8 @@ pub(crate) struct Dispatcher {
     look: AtomicUsize,
     /// Claims in a row that met a locked plan.
     contended: AtomicU32,
+    /// Units that were claimed by going on since the last look, by tenant.
+    gone_on: std::sync::Mutex<BTreeMap<String, u32>>,
 }
 
 impl Dispatcher {
@@ -75,6 +78,7 @@ impl Dispatcher {
             hungry: AtomicBool::new(false),
             look: AtomicUsize::new(0),
             contended: AtomicU32::new(0),
+            gone_on: std::sync::Mutex::default(),
         }
     }
 
@@ -121,6 +125,11 @@ impl Dispatcher {
     async fn claim_alone(&self, turns: &mut Turns) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
         while !fleet.draining.is_cancelled() {
+            for (tenant, units) in
+                std::mem::take(&mut *self.gone_on.lock().unwrap_or_else(PoisonError::into_inner))
+            {
+                turns.served(&tenant, units);
+            }
             let free = self.free().min(fleet.settings.batch);
             if free == 0 {
                 self.hungry.store(true, Ordering::Relaxed);
@@ -185,125 +194,70 @@ impl Dispatcher {
 
     /// Asks the limits, then the database, for at most `free` units.
     async fn claim_batch(&self, batch: Candidates, free: usize) -> Result<Moved, StoreError> {
-        let mut said = vec![Limited::Pass; batch.len()];
-        let trials = dat_fault::around("breaker.ask", breakers::ask(&self.fleet, &batch, &mut said)).await;
-        let moved = self.claim_passed(batch, said, free).await;
+        if batch.is_empty() {
+            return Ok(Moved::Nothing);
+        }
+        let asked = Asked::ask(&self.fleet, batch, free).await;
+        let moved = self.claim_asked(&asked).await;
         // However that went: what was to try a breaker and was not started lets another try.
-        dat_fault::around("breaker.give_back", breakers::give_back(&self.fleet, trials)).await;
+        asked.give_back_trials(&self.fleet).await;
         moved
     }
 
-    async fn claim_passed(
-        &self,
-        mut batch: Candidates,
-        mut said: Vec<Limited>,
-        free: usize,
-    ) -> Result<Moved, StoreError> {
+    async fn claim_asked(&self, asked: &Asked) -> Result<Moved, StoreError> {
         let fleet = &*self.fleet;
-        let now = fleet.now();
-        let asked = fleet.limits.ask(&batch, &mut said, &fleet.operators, now);
-        dat_fault::around("rate.ask", asked).await;
-        let beyond = batch::cut(&mut said, &mut batch, free);
-        let unused = fleet.limits.give_back(&fleet.operators, batch::newly_granted(&beyond));
-        dat_fault::around("rate.cut", unused).await;
-        let batch = &batch;
-        let reserved = dat_fault::around("windows.reserve", fleet.windows.ask(batch, &mut said, now)).await;
-        if reserved.lost {
+        if asked.lost() {
             recovery::look(fleet).await?;
         }
-        let waits = self.wake_for(&said, batch);
-        // Who waits for its own turn keeps it.
-        let keeps: BTreeSet<UnitKey> = said
-            .iter()
-            .zip(batch)
-            .filter(|(said, _)| matches!(said, Limited::Wait { rate_slot: Some(_), .. }))
-            .map(|(_, (candidate, _))| candidate.unit)
-            .collect();
-        let guards: Vec<StepGuard> = batch
-            .iter()
-            .map(|(candidate, plan)| StepGuard {
-                plan: Arc::clone(plan),
-                operators: fleet.operators.binding(&plan.document.tenant),
-                unit: candidate.unit,
-            })
-            .collect();
-        let (mut requests, mut postponed) = (Vec::new(), Vec::new());
-        for (said, guard) in said.into_iter().zip(&guards) {
-            let unit = guard.unit;
-            match said {
-                Limited::Wait { until, reason, rate_slot } => {
-                    postponed.push(Postponed { unit, until, reason, rate_slot });
-                }
-                Limited::Never(reason) => requests.push(ClaimRequest::Refuse { unit, reason }),
-                Limited::Pass => requests.push(run(unit, guard, now)),
-            }
-        }
+        let guards = asked.guards(fleet);
+        let (requests, postponed) = asked.requests(&guards, fleet.now());
         let now = fleet.now();
         let waiting = fleet.store.postpone(&postponed, now).await?;
         let mut report = if requests.is_empty() {
             ClaimReport::default()
         } else {
+            let _lane = fleet.lanes.take(asked.tenants()).await;
+            let now = fleet.now();
             let lease_end = fleet.lease_end(now);
-            match fleet.store.claim_in_era(&requests, reserved.era, &fleet.name, lease_end, now).await {
+            match fleet.store.claim_in_era(&requests, asked.era(), &fleet.name, lease_end, now).await {
                 Ok(Some(report)) => report,
                 // Redis was lost since the batch reserved in it: all of it is asked again.
                 Ok(None) => {
                     fleet.bells.dispatch.set(now + CONTENDED, now);
                     return Ok(Moved::Nothing);
                 }
-                Err(error) if !error.is_unavailable() => {
-                    self.claim_singly(&requests, &reserved, &error).await?
-                }
+                Err(error) if !error.is_unavailable() => self.claim_singly(&requests, asked, &error).await?,
                 // Whether it committed is not known: the reconciler looks what became of what was reserved.
                 Err(error) => return Err(error),
             }
         };
-        let taken = |unit| report.claimed.iter().any(|claimed| claimed.lease.unit == unit);
-        dat_fault::around("windows.give_back", fleet.windows.give_back(&reserved, taken)).await;
-        if report.stale > 0 {
-            // An operator has set other rules since; what they concern is due still.
-            fleet.operators.refresh(&fleet.store).await?;
-            fleet.bells.dispatch.ring();
-        }
         // Another worker looked at the same rows: one of them does the work, the other looks again later.
         report.contended += postponed.len() - waiting.len();
         report.deferred += waiting.len();
         report.waiting.extend(waiting);
-        // Only what this claim itself put off: another worker may have taken a unit by the very turn that was told here.
-        let put_off = batch.iter().filter(|(candidate, _)| {
-            !keeps.contains(&candidate.unit)
-                && (report.waiting.contains(&candidate.unit) || report.refused.contains(&candidate.unit))
-        });
-        dat_fault::around("rate.give_back", fleet.limits.give_back(&fleet.operators, put_off)).await;
-        let taken = report.claimed.len() + report.refused.len() + report.stale;
-        let moved = match (taken, report.deferred) {
+        let moved = match (report.claimed.len() + report.refused.len() + report.stale, report.deferred) {
             (0, 0) => Moved::Nothing,
-            (taken, waits) if waits > taken => Moved::Waits,
+            (moved, waits) if waits > moved => Moved::Waits,
             _ => Moved::Some,
         };
-        self.act(report, batch, &waits).await;
-        Ok(moved)
-    }
-
-    /// Wakes this worker when what waits for its limits is due, a little later where that makes fewer claims; gives
-    /// the moments.
-    fn wake_for(&self, said: &[Limited], batch: &Candidates) -> BTreeSet<DateTime<Utc>> {
-        let (fleet, now) = (&*self.fleet, self.fleet.now());
-        let mut waits = BTreeSet::new();
-        for (said, (candidate, _)) in said.iter().zip(batch) {
-            if let Limited::Wait { until, .. } = said {
-                waits.insert(*until);
-                fleet.bells.dispatch.set_between(*until, *until + fleet.limits.slack(candidate), now);
+        let taken = taken(&report);
+        for claimed in std::mem::take(&mut report.claimed) {
+            let permit = Arc::clone(&self.slots).try_acquire_owned();
+            // Slots are taken by this method alone, one claim at a time, so that what was free still is.
+            if let (Some(plan), Ok(permit)) = (asked.plan(claimed.lease.unit), permit) {
+                self.start(claimed, Slot { permit, plan: Arc::clone(plan), went_on: 0 });
             }
         }
-        waits
+        fleet.metrics.slots_busy(fleet.settings.slots - self.free());
+        self.follow(asked, report, &taken, false).await?;
+        Ok(moved)
     }
 
     /// One unit of a batch holds what the database refuses: each is claimed alone, and the culprit is left for a while.
     async fn claim_singly(
         &self,
         requests: &[ClaimRequest<'_>],
-        reserved: &Reserved,
+        asked: &Asked,
         refusal: &StoreError,
     ) -> Result<ClaimReport, StoreError> {
         let fleet = &*self.fleet;
@@ -312,7 +266,7 @@ impl Dispatcher {
         for request in requests {
             let now = fleet.now();
             let one = std::slice::from_ref(request);
-            match fleet.store.claim_in_era(one, reserved.era, &fleet.name, fleet.lease_end(now), now).await {
+            match fleet.store.claim_in_era(one, asked.era(), &fleet.name, fleet.lease_end(now), now).await {
                 Ok(None) => return Ok(whole),
                 Ok(Some(report)) => {
                     whole.claimed.extend(report.claimed);
@@ -338,74 +292,103 @@ impl Dispatcher {
         Ok(whole)
     }
 
-    async fn act(&self, report: ClaimReport, batch: &Candidates, waits: &BTreeSet<DateTime<Utc>>) {
+    /// What follows from a claim once its attempts have started: reservations and turns that were not used are given back,
+    /// bells are rung.
+    async fn follow(
+        &self,
+        asked: &Asked,
+        report: ClaimReport,
+        taken: &BTreeSet<UnitKey>,
+        ahead: bool,
+    ) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
-        fleet.metrics.claim(&report);
+        asked.give_back(fleet, &report, taken, ahead).await;
+        if report.stale > 0 {
+            // An operator has set other rules since; what they concern is due still.
+            fleet.operators.refresh(&fleet.store).await?;
+            fleet.bells.dispatch.ring();
+        }
+        fleet.metrics.claim(&report, taken.len());
         // What only waits for its turn writes no event.
-        let logged = !report.claimed.is_empty()
+        let logged = !taken.is_empty()
             || !report.refused.is_empty()
             || report.violations > 0
             || report.broken > 0
             || report.unaffordable > 0;
         let now = fleet.now();
-        if let Some(due) = report.next_due.filter(|due| !waits.contains(due)) {
+        if let Some(due) = report.next_due.filter(|due| !asked.waits().contains(due)) {
             fleet.bells.dispatch.set(due, now);
         }
         if report.contended > 0 {
             let before = self.contended.fetch_add(1, Ordering::Relaxed);
             fleet.bells.dispatch.set(now + CONTENDED * (1 << before.min(DOUBLINGS)), now);
-        } else {
+        } else if !ahead {
             self.contended.store(0, Ordering::Relaxed);
         }
-        for (candidate, _) in batch {
-            fleet.live.touch(candidate.unit.plan);
-        }
-        for claimed in report.claimed {
-            let plan = batch.iter().find(|(c, _)| c.unit == claimed.lease.unit).map(|(_, plan)| plan);
-            let permit = Arc::clone(&self.slots).try_acquire_owned();
-            // Slots are taken by this method alone, one claim at a time, so that what was free still is.
-            if let (Some(plan), Ok(permit)) = (plan, permit) {
-                self.start(claimed, Arc::clone(plan), permit);
-            }
-        }
-        fleet.metrics.slots_busy(fleet.settings.slots - self.free());
+        asked.plans().for_each(|plan| fleet.live.touch(plan));
         if logged {
             fleet.bells.log.notify_one();
         }
         dat_fault::around("claim.copies", fleet.limits.copy(&report.accounts)).await;
         doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
+        Ok(())
     }
 
-    fn start(&self, claimed: Claimed, plan: Arc<Prepared>, permit: OwnedSemaphorePermit) {
+    /// Starts what a settlement went on with, in the slots of what it settled.
+    pub(crate) fn go_on(
+        &self,
+        next: Next,
+        mut report: ClaimReport,
+        slot_of: &mut dyn FnMut(PlanKey) -> Option<Slot>,
+    ) -> GoneOn {
+        let taken = taken(&report);
+        for claimed in std::mem::take(&mut report.claimed) {
+            // At most one successor was asked for a slot.
+            if let Some(slot) = slot_of(claimed.lease.unit.plan) {
+                self.served(&claimed.tenant);
+                self.start(claimed, Slot { went_on: slot.went_on + 1, ..slot });
+            }
+        }
+        GoneOn { next, report, taken }
+    }
+
+    /// What follows once these have started.
+    pub(crate) async fn follow_gone_on(&self, GoneOn { next, report, taken }: GoneOn) {
+        if let Err(error) = self.follow(next.asked(), report, &taken, true).await {
+            tracing::warn!(%error, "the newest constraint sets are read at the next claim");
+        }
+        next.asked().give_back_trials(&self.fleet).await;
+    }
+
+    /// Whether a plan that went on so often may do so once more: always, while nothing else waits for a slot.
+    pub(crate) fn may_go_on(&self, went_on: u32) -> bool {
+        !self.fleet.draining.is_cancelled() && (went_on < GOES_ON || !self.hungry.load(Ordering::Relaxed))
+    }
+
+    /// A unit of a tenant was claimed without a look at what else is due; its next turn is later.
+    fn served(&self, tenant: &str) {
+        let mut gone_on = self.gone_on.lock().unwrap_or_else(PoisonError::into_inner);
+        *gone_on.entry(tenant.to_owned()).or_default() += 1;
+    }
+
+    fn start(&self, claimed: Claimed, slot: Slot) {
         let (fleet, running, ended) =
             (Arc::clone(&self.fleet), Arc::clone(&self.running), self.ended.clone());
         running.add(&claimed.lease);
         fleet.breakers.started(&claimed.lease.unit, claimed.attempt);
         tokio::spawn(async move {
             let unit = claimed.lease.unit;
-            let outcome = runner::attempt(&fleet, &running, &plan, claimed).await;
+            let outcome = runner::attempt(&fleet, &running, &slot.plan, claimed).await;
             running.remove(&unit);
             // The committer ends after the last attempt has.
-            let _ = ended.send(outcome.holding(permit));
+            let _ = ended.send(outcome.holding(slot));
         });
     }
 }
 
-fn run(unit: UnitKey, guard: &StepGuard, now: DateTime<Utc>) -> ClaimRequest<'_> {
-    let plan = &guard.plan;
-    let step = usize::try_from(unit.index).ok().and_then(|index| plan.document.steps.get(index));
-    let is_action = unit.kind == UnitKind::Action;
-    // A dry run reserves nothing; its guard says what would not fit.
-    let step = step.filter(|_| !plan.is_dry());
-    ClaimRequest::Run {
-        unit,
-        seal: plan.seal(now),
-        max_cost: step.map_or(0, |s| s.max_cost),
-        undo_max_cost: step.map_or(0, dat_plan::document::Step::undo_max_cost),
-        needs: plan.needs(unit, &guard.operators),
-        counting: if is_action { guard.counting() } else { Counting::default() },
-        guard: is_action.then_some(guard as &dyn Guard),
-    }
+/// What a claim took.
+fn taken(report: &ClaimReport) -> BTreeSet<UnitKey> {
+    report.claimed.iter().map(|claimed| claimed.lease.unit).collect()
 }
 
 /// The stage of `step.dispatch`.

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use crate::breakers;
 use crate::documents::Prepared;
 use crate::doorbell::{self, Doorbell};
+use crate::ended::Ended;
 use crate::fleet::Fleet;
-use crate::outcomes::Ended;
 use crate::runner::holds_nul;
 use crate::stage::{Disposition, Parked, Stage, storable};
 
@@ -322,6 +322,7 @@ async fn ask(fleet: &Fleet, plan: &Prepared, probe: Probe) -> Ended {
     Ended::probe(
         Settlement { lease: probe.lease, finding, successors, decision: None },
         connector_name,
+        probe.tenant,
         started.elapsed(),
     )
 }
@@ -331,7 +332,7 @@ fn held_back(probe: Probe, connector: String, until: DateTime<Utc>, reason: Stri
     tracing::debug!(plan = %probe.lease.unit.plan, step = probe.step_key, reason, "not probed");
     let finding = Finding::HeldBack { reason, until };
     let settlement = Settlement { lease: probe.lease, finding, successors: Vec::new(), decision: None };
-    Ended::probe(settlement, connector, took)
+    Ended::probe(settlement, connector, probe.tenant, took)
 }
 
 /// The stage of `step.failed`.

@@ -21,11 +21,14 @@ pub(crate) async fn run(fleet: &Fleet) {
     let every = Duration::from_millis(fleet.settings.sweep_ms);
     let mut chores_due = fleet.now();
     loop {
-        // Sweepers of several workers drift apart: together they look more often than each alone.
+        // Sweepers of several workers drift apart: whoever comes first sweeps for all.
         let jitter = Duration::from_millis(fleet.entropy.below(fleet.settings.sweep_ms / 4 + 1));
         tokio::select! {
             () = fleet.draining.cancelled() => return,
             () = tokio::time::sleep(every + jitter) => {}
+        }
+        if !fleet.looks.mine("sweep", every).await {
+            continue;
         }
         if let Err(error) = sweep(fleet, &mut chores_due).await {
             tracing::warn!(%error, "a sweep failed; the next comes soon");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dat_bus::{Bus, BusConfig};
 use dat_connectors::{Connectors, Echo, Http, Mux};
-use dat_guards::RuntimeStore;
+use dat_guards::{Looks, RuntimeStore};
 use dat_plan::clock::{SeededEntropy, SystemClock};
 use dat_plan::{Clock, Entropy};
 use dat_store::Store;
@@ -282,12 +282,15 @@ fn assemble(
         publisher: bus.publisher(),
         bus,
         topology,
+        batched: settings.events.batched(),
         connectors,
         operators: Operators::default(),
         limits,
         breakers,
         windows,
         live,
+        lanes: Arc::default(),
+        looks: Looks::new(runtime.clone()),
         runtime,
         late,
         metrics: Metrics::new().map_err(cannot)?,

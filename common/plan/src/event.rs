@@ -153,7 +153,7 @@ pub enum EventKind {
 }
 
 /// A place where an event goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Destination {
     /// The financial ledger.
     Flo,
@@ -347,19 +347,32 @@ impl LoggedEvent {
     /// The `CloudEvents` 1.0 envelope.
     #[must_use]
     pub fn envelope(&self) -> Value {
+        json!(self.wrapped(None))
+    }
+
+    /// The envelope as text, with the W3C trace context as an attribute where one is given (`CloudEvents`' distributed
+    /// tracing extension).
+    #[must_use]
+    pub fn envelope_text(&self, traceparent: Option<&str>) -> String {
+        // Text of a value that is JSON already, under keys that are texts: there is nothing that could fail.
+        serde_json::to_string(&self.wrapped(traceparent)).unwrap_or_default()
+    }
+
+    fn wrapped<'a>(&'a self, traceparent: Option<&'a str>) -> Envelope<'a> {
         let subject =
             if self.plan.is_control() { "control".to_owned() } else { self.plan.plan_id.to_string() };
-        json!({
-            "specversion": "1.0",
-            "id": self.id(),
-            "source": "dat",
-            "type": format!("dat.{}", self.kind),
-            "subject": subject,
-            "time": self.at.to_rfc3339_opts(SecondsFormat::Micros, true),
-            "datacontenttype": "application/json",
-            "sequence": self.sequence.to_string(),
-            "data": self.data,
-        })
+        Envelope {
+            data: &self.data,
+            datacontenttype: "application/json",
+            id: self.id(),
+            sequence: self.sequence.to_string(),
+            source: "dat",
+            specversion: "1.0",
+            subject,
+            time: self.at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            traceparent,
+            kind: format!("dat.{}", self.kind),
+        }
     }
 
     /// The hash that chains this event to the one before it: SHA-256 over the earlier hash and the RFC 8785 form of
@@ -367,9 +380,26 @@ impl LoggedEvent {
     pub fn chained(&self, previous: &[u8]) -> Result<[u8; 32], NoCanonicalForm> {
         let mut hasher = Sha256::new();
         hasher.update(previous);
-        hasher.update(canonical(&self.envelope())?);
+        hasher.update(canonical(&self.wrapped(None))?);
         Ok(hasher.finalize().into())
     }
+}
+
+/// An event as it is written, around data that is not copied. In the order of the names, as a JSON value has it.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    data: &'a Value,
+    datacontenttype: &'static str,
+    id: String,
+    sequence: String,
+    source: &'static str,
+    specversion: &'static str,
+    subject: String,
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 /// What the first event of a stream is chained to.
@@ -403,6 +433,22 @@ mod tests {
         for kind in kinds {
             assert_eq!(kind.routing_key().parse(), Ok(kind));
         }
+    }
+
+    #[test]
+    fn an_envelope_is_the_same_as_text_and_as_a_value() {
+        let event = LoggedEvent {
+            plan: PlanKey::new(uuid::Uuid::from_u128(7), 2),
+            sequence: 9,
+            kind: "step.completed".to_owned(),
+            at: DateTime::UNIX_EPOCH,
+            data: json!({"z": 1, "a": {"y": [1.5, null], "b": "\u{e9}"}}),
+        };
+        assert_eq!(event.envelope_text(None), event.envelope().to_string());
+        let traced: Value = serde_json::from_str(&event.envelope_text(Some("00-ab-cd-01"))).expect("JSON");
+        let mut meant = event.envelope();
+        meant["traceparent"] = json!("00-ab-cd-01");
+        assert_eq!(traced, meant);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(crate) async fn end(
     let (_, account) = ledger.plan_account(plan.key)?;
     let reason = plan.end_reason.clone().unwrap_or_default();
     let ended = plan.enter(state, &reason, now)?;
-    snapshot(conn, plan, "ended", account, now).await?;
+    snapshot(conn, &[(plan, account)], "ended", now).await?;
     if state == PlanState::Aborted {
         sqlx::query!(
             "UPDATE rollback_policy SET ended_at = $3
@@ -152,25 +152,26 @@ async fn with_forecast(
         .with("approvals_needed", json!([APPROVER])))
 }
 
-/// A plan's account at a moment.
+/// Plans' accounts at a moment.
 pub(crate) async fn snapshot(
     conn: &mut PgConnection,
-    plan: &LockedPlan,
+    accounts: &[(&LockedPlan, dat_plan::budget::Account)],
     moment: &str,
-    account: dat_plan::budget::Account,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO budget_snapshot
              (plan_id, plan_version, moment, limit_amount, settled, reserved, currency, taken_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        plan.key.plan_id,
-        plan.key.plan_version,
+         SELECT plan_id, plan_version, $7, limit_amount, settled, reserved, currency, $8
+         FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
+              AS n (plan_id, plan_version, limit_amount, settled, reserved, currency)",
+        &accounts.iter().map(|(plan, _)| plan.key.plan_id).collect::<Vec<_>>(),
+        &accounts.iter().map(|(plan, _)| plan.key.plan_version).collect::<Vec<_>>(),
+        &accounts.iter().map(|(_, account)| account.limit).collect::<Vec<_>>(),
+        &accounts.iter().map(|(_, account)| account.settled).collect::<Vec<_>>(),
+        &accounts.iter().map(|(_, account)| account.reserved).collect::<Vec<_>>(),
+        &accounts.iter().map(|(plan, _)| plan.currency.clone()).collect::<Vec<_>>(),
         moment,
-        account.limit,
-        account.settled,
-        account.reserved,
-        plan.currency,
         now,
     )
     .execute(conn)

@@ -54,8 +54,8 @@ pub use audit::{AuditFault, AuditReport, Replayed, ReplayedUnit};
 pub use breaker::{BreakerForce, ForcedBreaker};
 pub use checkpoint::NewCheckpoint;
 pub use claim::{
-    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, Guard, GuardFacts,
-    GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,
+    BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, GoingOn, Guard,
+    GuardFacts, GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,
 };
 pub use constraint_set::{ConstraintSetRow, SetConstraints, SetHead, SetScope};
 pub use control::{ControlChange, ControlScope, Stop};

@@ -98,7 +98,7 @@ impl Store {
         let mut plans = plan_row::lock(&mut tx, judged, Contended::Wait).await?;
         let mut earlier = bound_before(&mut tx, &plans).await?;
         let told = told_constraints(&mut tx, &plans).await?;
-        let mut events = Vec::new();
+        let (mut events, mut bound) = (Vec::new(), Vec::new());
         let mut answers = Vec::with_capacity(verdicts.len());
         for CheckedVerdict { verdict, value } in verdicts {
             let Some(plan) = plans.get_mut(&verdict.plan()) else {
@@ -123,10 +123,12 @@ impl Store {
                 continue;
             }
             before.push((verdict.decision_id.clone(), verdict.outcome.as_str().to_owned()));
-            record(&mut tx, verdict, value, now).await?;
+            bound.push((verdict, value));
             apply(&mut tx, plan, (verdict, value), &mut events, now).await?;
             answers.push(Bound::Bound);
         }
+        record(&mut tx, &bound, now).await?;
+        approve(&mut tx, &bound).await?;
         plan_row::write(&mut tx, &plans).await?;
         event_log::append(&mut tx, &events).await?;
         dat_fault::around("verdict", tx.commit()).await?;
@@ -226,28 +228,62 @@ fn fits(plan: &LockedPlan, verdict: &Verdict, before: &[(String, String)]) -> Re
     }
 }
 
+/// A verdict that binds, and as it was received.
+type Binding<'a> = (&'a Verdict, &'a Value);
+
 async fn record(
     conn: &mut PgConnection,
-    verdict: &Verdict,
-    as_sent: &Value,
+    bound: &[Binding<'_>],
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
+    if bound.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         "INSERT INTO plan_verdict
              (plan_id, plan_version, decision_id, outcome, plan_hash, approver, verdict, received_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        verdict.plan_id,
-        verdict.plan_version,
-        verdict.decision_id,
-        verdict.outcome.as_str(),
-        verdict.plan_hash.as_str(),
-        verdict.approver,
-        as_sent,
+         SELECT plan_id, plan_version, decision_id, outcome, plan_hash, approver, verdict, $8
+         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[])
+              AS n (plan_id, plan_version, decision_id, outcome, plan_hash, approver, verdict)",
+        &bound.iter().map(|(v, _)| v.plan_id).collect::<Vec<_>>(),
+        &bound.iter().map(|(v, _)| v.plan_version).collect::<Vec<_>>(),
+        &bound.iter().map(|(v, _)| v.decision_id.clone()).collect::<Vec<_>>(),
+        &bound.iter().map(|(v, _)| v.outcome.as_str().to_owned()).collect::<Vec<_>>(),
+        &bound.iter().map(|(v, _)| v.plan_hash.to_string()).collect::<Vec<_>>(),
+        &bound.iter().map(|(v, _)| v.approver.clone()).collect::<Vec<_>>(),
+        &bound.iter().map(|(_, as_sent)| (*as_sent).clone()).collect::<Vec<_>>(),
         now,
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Writes what approved plans that wait for their verdict; their state is written with the plans.
+async fn approve(conn: &mut PgConnection, bound: &[Binding<'_>]) -> Result<(), StoreError> {
+    let approved: Vec<&Verdict> =
+        bound.iter().map(|(v, _)| *v).filter(|v| v.outcome == Outcome::Approved).collect();
+    if approved.is_empty() {
+        return Ok(());
+    }
+    let written = sqlx::query!(
+        "UPDATE execution_plan AS p
+         SET approval_decision = n.decision, approval_hash = n.hash, approval_expires_at = n.expires_at,
+             approved_amount = n.amount
+         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
+              AS n (plan_id, plan_version, decision, hash, expires_at, amount)
+         WHERE p.plan_id = n.plan_id AND p.plan_version = n.plan_version AND p.state = $7",
+        &approved.iter().map(|v| v.plan_id).collect::<Vec<_>>(),
+        &approved.iter().map(|v| v.plan_version).collect::<Vec<_>>(),
+        &approved.iter().map(|v| v.decision_id.clone()).collect::<Vec<_>>(),
+        &approved.iter().map(|v| v.plan_hash.to_string()).collect::<Vec<_>>(),
+        &approved.iter().map(|v| v.expires_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
+        &approved.iter().map(|v| v.budget.as_ref().map(|b| b.amount)).collect::<Vec<_>>() as &[Option<i64>],
+        PlanState::SubmittedForApproval.as_str(),
+    )
+    .execute(conn)
+    .await?;
+    plan_row::assert_rows(written.rows_affected(), approved.len(), "approved plan")
 }
 
 async fn apply(
@@ -265,20 +301,6 @@ async fn apply(
     let evidence = |event: NewEvent| judged(event).with("verdict", as_sent.clone());
     match verdict.outcome {
         Outcome::Approved => {
-            sqlx::query!(
-                "UPDATE execution_plan
-                 SET approval_decision = $3, approval_hash = $4, approval_expires_at = $5, approved_amount = $6
-                 WHERE plan_id = $1 AND plan_version = $2 AND state = $7",
-                plan.key.plan_id,
-                plan.key.plan_version,
-                verdict.decision_id,
-                verdict.plan_hash.as_str(),
-                verdict.expires_at,
-                verdict.budget.as_ref().map(|b| b.amount),
-                PlanState::SubmittedForApproval.as_str(),
-            )
-            .execute(conn)
-            .await?;
             events.push(evidence(plan.enter(PlanState::Approved, &reason, now)?));
             // Due for staging and admission at once.
             plan.wake(Some(now));

@@ -5,6 +5,7 @@ mod breaker;
 mod hostile;
 #[path = "../../../../fuzz/inputs.rs"]
 mod inputs;
+mod looks;
 mod schedule;
 mod server;
 mod values;

@@ -8,6 +8,7 @@
 mod candidate;
 mod counting;
 mod decision;
+mod going_on;
 mod postpone;
 mod reading;
 mod request;
@@ -22,12 +23,16 @@ use dat_plan::{PlanKey, UnitKey, UnitKind};
 use serde_json::Value;
 
 pub use candidate::{Candidate, Due};
+pub use going_on::GoingOn;
 pub use postpone::Postponed;
 pub use request::{
     ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts, GuardVerdict, Needed,
     SpendCap, SpendFacts,
 };
 pub use turns::Turns;
+
+pub(crate) use going_on::Lent;
+pub(crate) use reading::Payers;
 
 use crate::account::Ledger;
 use crate::constraint_set::SetHeads;
@@ -64,15 +69,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<ClaimReport>, StoreError> {
         let mut tx = self.begin().await?;
-        let looked_at = requests.iter().filter_map(|request| match request {
-            ClaimRequest::Run { unit, seal, .. }
-                if unit.kind == UnitKind::Action && seal.digest.is_some() =>
-            {
-                Some(unit.plan)
-            }
-            _ => None,
-        });
-        let looked_at: BTreeSet<PlanKey> = looked_at.collect();
+        let looked_at = looked_at(requests);
         let wanted = requests.iter().map(|request| request.unit().plan);
         let plans = plan_row::lock_and_look(&mut tx, wanted, Contended::Skip, &looked_at).await?;
         if let Some(era) = era
@@ -80,7 +77,7 @@ impl Store {
         {
             return Ok(None);
         }
-        let mut claim = Claim::read(&mut tx, requests, plans, worker, until, now).await?;
+        let mut claim = Claim::read(&mut tx, requests, plans, Term { worker, until, now }).await?;
         for request in requests {
             claim.decide(request)?;
         }
@@ -92,17 +89,36 @@ impl Store {
     }
 }
 
+/// Of which plans a claim looks whether their stored document and verdict are what the worker read.
+pub(crate) fn looked_at(requests: &[ClaimRequest<'_>]) -> BTreeSet<PlanKey> {
+    let looks = requests.iter().filter_map(|request| match request {
+        ClaimRequest::Run { unit, seal, .. } if unit.kind == UnitKind::Action && seal.digest.is_some() => {
+            Some(unit.plan)
+        }
+        _ => None,
+    });
+    looks.collect()
+}
+
+/// For whom a claim is made, until when, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub(crate) worker: &'a str,
+    pub(crate) until: DateTime<Utc>,
+    pub(crate) now: DateTime<Utc>,
+}
+
 /// A unit's row as it is under the lock.
 #[derive(Debug, Clone)]
-struct Row {
-    step_key: String,
-    connector: String,
-    action: String,
-    attempts: i32,
-    key_number: i32,
-    epoch: i64,
-    ready_at: DateTime<Utc>,
-    wait_reason: Option<String>,
+pub(crate) struct Row {
+    pub(crate) step_key: String,
+    pub(crate) connector: String,
+    pub(crate) action: String,
+    pub(crate) attempts: i32,
+    pub(crate) key_number: i32,
+    pub(crate) epoch: i64,
+    pub(crate) ready_at: DateTime<Utc>,
+    pub(crate) wait_reason: Option<String>,
 }
 
 enum Change {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use dat_plan::{PlanKey, UnitKey, UnitKind};
 use serde_json::Value;
 
-use super::{Claim, ClaimReport, ClaimRequest, Needed, Row, counting};
+use super::{Claim, ClaimReport, ClaimRequest, Needed, Row, Term, counting};
 use crate::account::{Ledger, tenant_accounts};
 use crate::connection::PgConnection;
 use crate::constraint_set::SetHeads;
@@ -15,30 +15,73 @@ use crate::error::StoreError;
 use crate::plan_row::LockedPlan;
 use crate::unit_columns::unit_columns;
 
+/// Whose accounts a claim asks, found before they are locked with all others in id order.
+pub(crate) struct Payers {
+    levels: BTreeMap<(String, String), Vec<i64>>,
+    caps: counting::Caps,
+    limits: BTreeMap<i64, i64>,
+}
+
+impl Payers {
+    pub(crate) async fn read(
+        conn: &mut PgConnection,
+        requests: &[ClaimRequest<'_>],
+        plans: &BTreeMap<PlanKey, LockedPlan>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, StoreError> {
+        let payers: BTreeSet<(String, String)> =
+            plans.values().map(|p| (p.tenant.clone(), p.currency.clone())).collect();
+        let levels = tenant_accounts(conn, &payers, now).await?;
+        let (caps, limits) = counting::cap_accounts(conn, requests, plans, now).await?;
+        Ok(Self { levels, caps, limits })
+    }
+
+    /// The accounts, to be locked.
+    pub(crate) fn accounts(&self) -> Vec<i64> {
+        self.levels.values().flatten().chain(self.caps.values()).copied().collect()
+    }
+}
+
+/// What is locked when a claim decides.
+pub(crate) struct Held {
+    pub(crate) plans: BTreeMap<PlanKey, LockedPlan>,
+    pub(crate) rows: BTreeMap<UnitKey, Row>,
+    pub(crate) payers: Payers,
+    pub(crate) ledger: Ledger,
+}
+
 impl Claim {
     pub(super) async fn read(
         conn: &mut PgConnection,
         requests: &[ClaimRequest<'_>],
         plans: BTreeMap<PlanKey, LockedPlan>,
-        worker: &str,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
+        term: Term<'_>,
     ) -> Result<Self, StoreError> {
         let units: Vec<UnitKey> =
             requests.iter().map(ClaimRequest::unit).filter(|u| plans.contains_key(&u.plan)).collect();
         let contended = requests.len() - units.len();
-        let rows = due_rows(conn, &units, now).await?;
+        let rows = due_rows(conn, &units, term.now).await?;
+        let payers = Payers::read(conn, requests, &plans, term.now).await?;
+        let actions: Vec<(PlanKey, i32)> =
+            rows.keys().filter(|u| u.kind == UnitKind::Action).map(|u| (u.plan, u.index)).collect();
+        let ledger =
+            Ledger::open(conn, plans.keys().copied(), &actions, &payers.accounts(), term.now).await?;
+        let mut claim = Self::of(conn, requests, Held { plans, rows, payers, ledger }, term).await?;
+        claim.report.contended = contended;
+        Ok(claim)
+    }
+
+    /// Reads what is left to be read once plans, steps and accounts are locked.
+    pub(super) async fn of(
+        conn: &mut PgConnection,
+        requests: &[ClaimRequest<'_>],
+        held: Held,
+        Term { worker, until, now }: Term<'_>,
+    ) -> Result<Self, StoreError> {
+        let Held { plans, rows, payers: Payers { levels, caps, limits }, mut ledger } = held;
         let stops = control::stops(conn).await?;
         let results = needed_results(conn, requests, &rows).await?;
         let forward_keys = last_forward_keys(conn, &rows).await?;
-        let payers: BTreeSet<(String, String)> =
-            plans.values().map(|p| (p.tenant.clone(), p.currency.clone())).collect();
-        let levels = tenant_accounts(conn, &payers, now).await?;
-        let actions: Vec<(PlanKey, i32)> =
-            rows.keys().filter(|u| u.kind == UnitKind::Action).map(|u| (u.plan, u.index)).collect();
-        let (caps, limits) = counting::cap_accounts(conn, requests, &plans, now).await?;
-        let further: Vec<i64> = levels.values().flatten().chain(caps.values()).copied().collect();
-        let mut ledger = Ledger::open(conn, plans.keys().copied(), &actions, &further, now).await?;
         counting::apply_limits(conn, &mut ledger, &limits).await?;
         let undos_held = counting::held_for_undos(conn, requests, &caps).await?;
         let running = counting::running(conn, requests, &plans).await?;
@@ -58,7 +101,7 @@ impl Claim {
             changes: BTreeMap::new(),
             short: Vec::new(),
             events: Vec::new(),
-            report: ClaimReport { contended, ..ClaimReport::default() },
+            report: ClaimReport::default(),
             worker: worker.to_owned(),
             until,
             now,

@@ -20,8 +20,8 @@ const AGED: u32 = 8;
 pub struct Turns {
     /// Where the last pick was.
     now: i64,
-    /// Tenants that were served further than that; all others start at `now`.
-    ahead: BTreeMap<String, i64>,
+    /// Tenants that were served further than that, and what a unit moves each on by; all others start at `now`.
+    ahead: BTreeMap<String, (i64, i64)>,
     /// Picks since the last aged one, of tenants with work of more than one priority.
     since_aged: BTreeMap<String, u32>,
 }
@@ -38,7 +38,15 @@ struct Queue {
 impl Turns {
     /// Tenants that are ahead, and by how much, as columns for the query.
     pub(super) fn columns(&self) -> (Vec<String>, Vec<i64>) {
-        self.ahead.iter().map(|(tenant, start)| (tenant.clone(), start - self.now)).unzip()
+        self.ahead.iter().map(|(tenant, (start, _))| (tenant.clone(), start - self.now)).unzip()
+    }
+
+    /// So many units of a tenant were claimed without a pick: its next turn is so much later. Of one that is not ahead of
+    /// others they were nobody else's.
+    pub fn served(&mut self, tenant: &str, units: u32) {
+        if let Some((start, cost)) = self.ahead.get_mut(tenant) {
+            *start += *cost * i64::from(units);
+        }
     }
 
     /// Picks at most `limit` of what is due.
@@ -67,10 +75,10 @@ impl Turns {
             picked.push(candidate);
             self.now = queue.start;
             queue.start += queue.cost;
-            self.ahead.insert(tenant.clone(), queue.start);
+            self.ahead.insert(tenant.clone(), (queue.start, queue.cost));
         }
         // Whoever is not ahead starts at `now` anyway: what is kept is bounded by who was served lately.
-        self.ahead.retain(|_, start| *start > self.now);
+        self.ahead.retain(|_, (start, _)| *start > self.now);
         self.since_aged.retain(|tenant, _| self.ahead.contains_key(tenant));
         picked
     }
@@ -90,7 +98,7 @@ impl Turns {
                 let by_waiting = places.iter().copied().collect();
                 // A slot of the rate schedule serves for a short time only: those whose time has come go first.
                 places.sort_by_key(|place| (!due[*place].slot_has_come, -due[*place].priority));
-                let start = self.ahead.get(tenant).copied().unwrap_or(self.now).max(self.now);
+                let start = self.ahead.get(tenant).map_or(self.now, |(start, _)| *start).max(self.now);
                 let queue =
                     Queue { cost, start, by_priority: places.into_iter().collect(), by_waiting, mixed };
                 (tenant.to_owned(), queue)
@@ -160,6 +168,25 @@ mod tests {
         let both = served(&mut turns, &[("a", 1), ("b", 1)], 100);
         assert!(both["a"].abs_diff(both["b"]) <= 1, "{both:?}");
         assert!(turns.ahead.len() <= 2);
+    }
+
+    #[test]
+    fn what_went_on_without_a_pick_counts_in_a_tenants_turns() {
+        let mut turns = Turns::default();
+        let mut picked: BTreeMap<String, u32> = BTreeMap::new();
+        for _ in 0..200 {
+            let due = ["chain", "wide"].map(|tenant| unit(tenant, 1, 4, 0)).into();
+            for candidate in turns.pick(due, 1) {
+                *picked.entry(candidate.tenant.clone()).or_default() += 1;
+                if candidate.tenant == "chain" {
+                    turns.served("chain", 3); // each pick of it goes on for three more steps
+                }
+            }
+        }
+        assert!(picked["wide"].abs_diff(4 * picked["chain"]) <= 4, "{picked:?}");
+        turns.served("nobody", 1_000);
+        let due = vec![unit("nobody", 1, 4, 0)];
+        assert_eq!(turns.pick(due, 1).len(), 1, "who was not ahead owes nothing");
     }
 
     #[test]

@@ -15,6 +15,14 @@ type Waiting = (UnitKey, DateTime<Utc>, String, Option<DateTime<Utc>>);
 
 impl Claim {
     pub(super) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        self.write_units(conn).await?;
+        self.ledger.write(conn).await?;
+        self.events.append(&mut self.ledger.events);
+        event_log::append(conn, &self.events).await
+    }
+
+    /// Writes steps and attempts alone.
+    pub(super) async fn write_units(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let mut taken = Vec::new();
         let mut counted = Vec::new();
         let mut waiting = Vec::new();
@@ -36,10 +44,7 @@ impl Claim {
         write_taken(conn, &taken, &self.worker, self.until, self.now).await?;
         write_counted(conn, &counted).await?;
         write_waiting(conn, &waiting).await?;
-        write_refused(conn, &refused, self.now).await?;
-        self.ledger.write(conn).await?;
-        self.events.append(&mut self.ledger.events);
-        event_log::append(conn, &self.events).await
+        write_refused(conn, &refused, self.now).await
     }
 }
 

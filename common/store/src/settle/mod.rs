@@ -18,11 +18,13 @@ pub use finding::{Finding, SettleReport, Settled, Settlement};
 pub use late::LateAnswer;
 
 use crate::account::{Ledger, held_accounts, tenant_accounts};
+use crate::claim::{self, ClaimReport, GoingOn, Payers};
 use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::operator::Operator;
 use crate::plan_row::{self, Contended, LockedPlan};
 use crate::pool::Store;
+use crate::runtime;
 use crate::unit_columns::unit_columns;
 
 impl Store {
@@ -32,10 +34,20 @@ impl Store {
         settlements: &[Settlement],
         now: DateTime<Utc>,
     ) -> Result<SettleReport, StoreError> {
+        Ok(self.settle_and_go_on(settlements, None, now).await?.0)
+    }
+
+    /// As [`Store::settle`], and claims in the same transaction what this makes ready and is asked for.
+    pub async fn settle_and_go_on(
+        &self,
+        settlements: &[Settlement],
+        next: Option<GoingOn<'_>>,
+        now: DateTime<Utc>,
+    ) -> Result<(SettleReport, ClaimReport), StoreError> {
         let mut tx = self.begin().await?;
-        let report = settle_in(&mut tx, settlements, Vec::new(), None, now).await?;
+        let reports = settle_and_claim(&mut tx, settlements, next, (Vec::new(), None), now).await?;
         dat_fault::around("settle", tx.commit()).await?;
-        Ok(report)
+        Ok(reports)
     }
 }
 
@@ -47,15 +59,38 @@ pub(crate) async fn settle_in(
     operator: Option<&Operator>,
     now: DateTime<Utc>,
 ) -> Result<SettleReport, StoreError> {
+    Ok(settle_and_claim(conn, settlements, None, (events, operator), now).await?.0)
+}
+
+async fn settle_and_claim(
+    conn: &mut PgConnection,
+    settlements: &[Settlement],
+    next: Option<GoingOn<'_>>,
+    (events, operator): (Vec<NewEvent>, Option<&Operator>),
+    now: DateTime<Utc>,
+) -> Result<(SettleReport, ClaimReport), StoreError> {
     let keys = settlements.iter().map(|s| s.lease.unit.plan);
-    let plans = plan_row::lock(&mut *conn, keys, Contended::Wait).await?;
+    let requests = next.map_or(&[][..], |next| next.requests);
+    let plans =
+        plan_row::lock_and_look(&mut *conn, keys, Contended::Wait, &claim::looked_at(requests)).await?;
+    let next = match next.filter(|next| !next.requests.is_empty()) {
+        Some(GoingOn { era: Some(era), .. }) if !runtime::holds(&mut *conn, era).await? => None,
+        next => next,
+    };
     let rows = leased_rows(&mut *conn, settlements).await?;
-    let steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
+    let mut steps: Vec<(PlanKey, i32)> = rows.keys().map(|u| (u.plan, u.index)).collect();
+    steps.extend(requests.iter().map(|request| (request.unit().plan, request.unit().index)));
     // A plan that may end closes what other steps still hold, whose accounts are locked here with the rest.
     let ending = plans.values().filter(|plan| may_end(plan, &rows)).map(|plan| plan.key);
     let mut further = held_accounts(&mut *conn, ending).await?;
     let levels = undo_levels(&mut *conn, &plans, &rows, now).await?;
     further.extend(levels.values().flatten());
+    // So are those that the claim of a successor asks: one order of locks, whatever a transaction does.
+    let payers = match next {
+        Some(_) => Some(Payers::read(&mut *conn, requests, &plans, now).await?),
+        None => None,
+    };
+    further.extend(payers.iter().flat_map(Payers::accounts));
     let ledger = Ledger::open(&mut *conn, plans.keys().copied(), &steps, &further, now).await?;
     let mut group = Group {
         plans,
@@ -67,6 +102,7 @@ pub(crate) async fn settle_in(
         writes: Vec::new(),
         late: Vec::new(),
         unlocked: BTreeMap::new(),
+        ready: BTreeMap::new(),
         undone: Vec::new(),
         report: SettleReport::default(),
         now,
@@ -82,9 +118,14 @@ pub(crate) async fn settle_in(
         }
         group.report.settled.push(settled);
     }
-    group.write(&mut *conn).await?;
+    group.write_units(&mut *conn).await?;
+    let mut claimed = ClaimReport::default();
+    if let (Some(next), Some(payers)) = (next, payers) {
+        claimed = group.go_on(&mut *conn, next, payers).await?;
+    }
+    group.close(&mut *conn).await?;
     group.report.accounts = group.ledger.views();
-    Ok(group.report)
+    Ok((group.report, claimed))
 }
 
 /// A unit's row under its lease.
@@ -144,6 +185,8 @@ struct Group {
     late: Vec<late::Late>,
     /// How many of its needs each unit lost in this group.
     unlocked: BTreeMap<UnitKey, i32>,
+    /// Actions that became ready, and may run at once.
+    ready: BTreeMap<UnitKey, claim::Row>,
     /// Undos that completed.
     undone: Vec<UnitKey>,
     report: SettleReport,

@@ -9,6 +9,7 @@ use dat_plan::{PlanKey, PlanState, StepState, UnitKey, UnitKind};
 use serde_json::Value;
 
 use super::{Group, Write};
+use crate::claim::{self, ClaimReport, GoingOn, Lent, Payers};
 use crate::connection::PgConnection;
 use crate::error::StoreError;
 use crate::event_log;
@@ -17,12 +18,39 @@ use crate::plan_row;
 use crate::unit_columns::unit_columns;
 
 impl Group {
-    pub(super) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+    /// Steps, attempts, and what is unlocked by them.
+    pub(super) async fn write_units(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         write_rows(conn, &self.writes).await?;
         write_attempts(conn, &self.writes, self.now).await?;
         self.note_late(conn).await?;
         self.roll_back_forward_rows(conn).await?;
-        self.unlock(conn).await?;
+        self.unlock(conn).await
+    }
+
+    /// Claims what became ready and is asked for; the rest is left to be rung for.
+    pub(super) async fn go_on(
+        &mut self,
+        conn: &mut PgConnection,
+        next: GoingOn<'_>,
+        payers: Payers,
+    ) -> Result<ClaimReport, StoreError> {
+        let lent = Lent {
+            plans: std::mem::take(&mut self.plans),
+            ledger: std::mem::take(&mut self.ledger),
+            events: std::mem::take(&mut self.events),
+        };
+        let ready = std::mem::take(&mut self.ready);
+        let (report, lent) = next.claim(conn, ready, payers, lent, self.now).await?;
+        (self.plans, self.ledger, self.events) = (lent.plans, lent.ledger, lent.events);
+        let claimed = report.claimed.iter().map(|claimed| claimed.lease.unit);
+        let taken: BTreeSet<UnitKey> =
+            claimed.chain(report.waiting.iter().copied()).chain(report.refused.iter().copied()).collect();
+        self.report.ready.retain(|unit| !taken.contains(unit));
+        Ok(report)
+    }
+
+    /// Plans that ended, money, and the log: what comes last in the order of locks.
+    pub(super) async fn close(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let ended: Vec<(PlanKey, PlanState)> = self
             .plans
             .values()
@@ -110,7 +138,8 @@ impl Group {
                   AS n (plan_id, plan_version, kind, step_index, met)
              WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
                AND s.step_index = n.step_index AND s.state = 'pending'
-             RETURNING s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.state",
+             RETURNING s.plan_id, s.plan_version, s.kind, s.step_index, s.step_key, s.state, s.connector, s.action,
+                       s.attempts, s.key_number, s.lease_epoch, s.not_before, s.wait_reason",
             &ids,
             &versions,
             &kinds,
@@ -124,14 +153,27 @@ impl Group {
             rows.into_iter().filter(|row| row.state == StepState::Ready.as_str()).collect();
         ready.sort_by_key(|row| row.step_index);
         for row in ready {
-            let kind = match row.kind.parse()? {
+            let key = PlanKey::new(row.plan_id, row.plan_version);
+            let unit = UnitKey { plan: key, kind: row.kind.parse()?, index: row.step_index };
+            let kind = match unit.kind {
                 UnitKind::Action => EventKind::Step(StepState::Ready),
                 UnitKind::Undo => EventKind::Undo(StepState::Ready),
             };
-            let key = PlanKey::new(row.plan_id, row.plan_version);
-            if let Some(plan) = self.plans.get(&key) {
-                self.events.push(plan.event(kind, self.now).step(&row.step_key, 0));
-                self.report.ready.push(UnitKey { plan: key, kind: row.kind.parse()?, index: row.step_index });
+            let Some(plan) = self.plans.get(&key) else { continue };
+            self.events.push(plan.event(kind, self.now).step(&row.step_key, 0));
+            self.report.ready.push(unit);
+            if unit.kind == UnitKind::Action && row.not_before <= self.now {
+                let claimable = claim::Row {
+                    step_key: row.step_key,
+                    connector: row.connector,
+                    action: row.action,
+                    attempts: row.attempts,
+                    key_number: row.key_number,
+                    epoch: row.lease_epoch,
+                    ready_at: self.now,
+                    wait_reason: row.wait_reason,
+                };
+                self.ready.insert(unit, claimable);
             }
         }
         Ok(())

@@ -17,6 +17,7 @@ mod events;
 mod fairness;
 mod fence;
 mod fleet;
+mod going_on;
 mod grants;
 mod ledger;
 mod lock_order;
