@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::cost::Counters;
 use crate::failure::Failure;
+use crate::limit::LimitArgs;
 use crate::pace::Pace;
 
 /// Generates load for a DAT fleet by the published contract alone, and measures.
@@ -23,7 +25,16 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Submit plans, follow each to its end, and report throughput, latency and whatever was lost or doubled
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Measure what the servers let through with no logic at all: the limit that a run's figure is a share of
+    Limit {
+        /// How it is measured
+        #[command(flatten)]
+        args: LimitArgs,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
+        output: OutputFormat,
+    },
 }
 
 /// The shapes of a plan.
@@ -96,6 +107,15 @@ pub(crate) struct RunArgs {
     /// How to print the report
     #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
     pub(crate) output: OutputFormat,
+    /// Measure the limit too, right after the run, and give the run's figure as a share of it (needs `--database-url`)
+    #[arg(long, requires = "database_url")]
+    pub(crate) limit: bool,
+    /// Draw throughput and latency over time into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) picture: Option<PathBuf>,
+    /// What the run costs
+    #[command(flatten)]
+    pub(crate) counters: Counters,
     /// Where the sandbox reports, to compare its effects and its ledger with what was announced
     #[arg(long, value_name = "URL")]
     pub(crate) sandbox_url: Option<String>,
@@ -141,6 +161,13 @@ impl RunArgs {
         Ok(Pace::Every(interval))
     }
 
+    /// How to measure the limit that this run's figure is a share of.
+    pub(crate) fn limit(&self, steps: usize) -> Option<LimitArgs> {
+        let database_url = self.counters.database_url.clone().filter(|_| self.limit)?;
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        Some(LimitArgs::new(steps, database_url, self.amqp_url.clone()))
+    }
+
     /// After how long the run gives up.
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_s.get())
@@ -168,7 +195,10 @@ mod tests {
 
     fn parsed(line: &str) -> Result<RunArgs, clap::Error> {
         let words = format!("dat-loadtest run --amqp-url amqp://localhost {line}");
-        Cli::try_parse_from(words.split_whitespace()).map(|Cli { command: Command::Run(args) }| args)
+        Cli::try_parse_from(words.split_whitespace()).map(|cli| match cli.command {
+            Command::Run(args) => *args,
+            Command::Limit { .. } => panic!("not a run: {line}"),
+        })
     }
 
     fn pace(line: &str) -> Result<Pace, Failure> {

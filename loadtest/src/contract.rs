@@ -24,9 +24,12 @@ pub(crate) const STEP_COMPLETED: &str = "step.completed";
 /// A document was refused.
 pub(crate) const SUBMISSION_REJECTED: &str = "submission.rejected";
 
+/// Several events in one message, where the fleet is set so.
+pub(crate) const BATCH: &str = "batch";
+
 /// The events that a run counts. The others of `plan.*` are not asked for: on one machine with the fleet, taking them
 /// would slow down what is measured.
-const FOLLOWED: [&str; 7] = [
+const FOLLOWED: [&str; 8] = [
     PLAN_APPROVED,
     PLAN_COMPLETED,
     PLAN_ABORTED,
@@ -34,6 +37,7 @@ const FOLLOWED: [&str; 7] = [
     PLAN_STUCK,
     STEP_COMPLETED,
     SUBMISSION_REJECTED,
+    BATCH,
 ];
 
 /// The exchanges of one fleet. Its namespace prefixes them; routing keys stay as they are.

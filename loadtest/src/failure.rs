@@ -53,4 +53,15 @@ pub(crate) enum Failure {
         /// How it failed.
         why: String,
     },
+    /// Counters that the report was to have cannot be read.
+    #[error("cannot read counters: {0}")]
+    Counters(String),
+    /// The picture cannot be drawn.
+    #[error("cannot draw {}: {why}", path.display())]
+    Picture {
+        /// Where it should be.
+        path: PathBuf,
+        /// How it failed.
+        why: String,
+    },
 }

@@ -2,7 +2,8 @@
 //!
 //! It is a producer like any other: it publishes plan documents with confirms, follows `dat.events`, and knows of DAT
 //! only the names and bodies of the contract ([`contract`], [`event`]). Of DAT's crates it links the bus, and the
-//! clock and the seeded randomness of `dat-plan`; it sees no database, no worker and no topology.
+//! clock and the seeded randomness of `dat-plan`; it sees no worker and no topology, and of the servers' data nothing but
+//! their counters, where it is asked what a run [`cost`].
 //!
 //! [`workload`] makes the documents, [`pace`] says when each is due, [`session`] publishes and listens, [`tally`]
 //! accounts for every plan, and [`sandbox`] asks the outside world whether it agrees.
@@ -12,11 +13,14 @@
 mod blueprint;
 mod command;
 mod contract;
+mod cost;
 mod event;
 mod failure;
 mod faults;
 mod latency;
+mod limit;
 mod pace;
+mod picture;
 mod progress;
 mod report;
 mod sandbox;
@@ -24,6 +28,7 @@ mod seen;
 mod session;
 mod submission;
 mod tally;
+mod timeline;
 mod workload;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -32,29 +37,43 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use dat_plan::Entropy as _;
 use dat_plan::clock::{SeededEntropy, SystemClock};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::blueprint::Blueprint;
 use crate::command::{Cli, Command, OutputFormat, RunArgs};
+use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::report::{Report, Setup};
-use crate::session::Session;
+use crate::session::{Outcome, Session};
 use crate::workload::Workload;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { command: Command::Run(args) } = Cli::parse();
+    let Cli { command } = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("dat_bus=warn"));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
-    match run(&args).await {
-        Ok(report) => {
+    let told = match command {
+        Command::Run(args) => run(&args).await.map(|report| {
             let text = match args.output {
                 OutputFormat::Table => report.table(),
                 OutputFormat::Json => report.json(),
             };
+            (text, report.passed)
+        }),
+        Command::Limit { args, output } => limit::measure(&args).await.map(|limits| {
+            let text = match output {
+                OutputFormat::Table => limit::table(&limits, None),
+                OutputFormat::Json => serde_json::json!(limits).to_string(),
+            };
+            (text, true)
+        }),
+    };
+    match told {
+        Ok((text, passed)) => {
             let written = writeln!(std::io::stdout(), "{}", text.trim_end());
-            if written.is_ok() && report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if written.is_ok() && passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "dat-loadtest: {failure}");
@@ -76,7 +95,10 @@ async fn run(args: &RunArgs) -> Result<Report, Failure> {
         sandbox::find(url).await?;
     }
     let session = Session::open(args, pace, blueprint.steps()).await?;
-    let outcome = session.run(workload, &SystemClock).await?;
+    let (outcome, cost) = measured(args, session.run(workload, &SystemClock)).await?;
+    if let Some(path) = &args.picture {
+        picture::draw(path, &outcome.tally.timeline.points())?;
+    }
     let world = match &args.sandbox_url {
         Some(url) => Some(sandbox::compare(url, outcome.tally.ended_plans(), blueprint.charges()).await?),
         None => None,
@@ -91,5 +113,27 @@ async fn run(args: &RunArgs) -> Result<Report, Failure> {
         tenants: args.tenants.get(),
         pace,
     };
-    Ok(Report::new(setup, &outcome, world))
+    let limits = match args.limit(blueprint.steps()) {
+        Some(args) => limit::measure(&args).await?,
+        None => Vec::new(),
+    };
+    Ok(Report::new(setup, &outcome, world, (cost, limits)))
+}
+
+/// A run, and what it cost where that is asked for.
+async fn measured(
+    args: &RunArgs,
+    run: impl Future<Output = Result<Outcome, Failure>>,
+) -> Result<(Outcome, Option<Cost>), Failure> {
+    if !args.counters.cost {
+        return Ok((run.await?, None));
+    }
+    let meter = Meter::start(&args.counters, &args.amqp_url).await?;
+    let over = CancellationToken::new();
+    let watching = tokio::spawn(meter.watch(over.clone()));
+    let outcome = run.await;
+    over.cancel();
+    let (outcome, meter) = (outcome?, watching.await?);
+    let steps = u64::from(outcome.tally.counts.steps);
+    Ok((outcome, Some(meter.read(steps).await?)))
 }

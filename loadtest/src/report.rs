@@ -6,13 +6,16 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::command::{Connector, Shape};
+use crate::cost::{Cost, ProcessCost};
 use crate::event::End;
 use crate::faults::Faults;
 use crate::latency::Percentiles;
+use crate::limit::{self, Limit};
 use crate::pace::Pace;
 use crate::sandbox::World;
 use crate::session::Outcome;
 use crate::tally::Counts;
+use crate::timeline::Point;
 
 /// What was run.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -63,13 +66,24 @@ pub(crate) struct Report {
     interrupted: bool,
     faults: Faults,
     world: Option<World>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
+    /// What the servers let through with no logic at all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<Limit>,
+    timeline: Vec<Point>,
     /// Whether every plan ended once and as expected, and the world agrees.
     pub(crate) passed: bool,
 }
 
 impl Report {
     /// Sums up a run.
-    pub(crate) fn new(setup: Setup, outcome: &Outcome, world: Option<World>) -> Self {
+    pub(crate) fn new(
+        setup: Setup,
+        outcome: &Outcome,
+        world: Option<World>,
+        (cost, limits): (Option<Cost>, Vec<Limit>),
+    ) -> Self {
         let tally = &outcome.tally;
         let measured = if tally.counts.ended == 0 { outcome.elapsed } else { tally.last_end() };
         // A clock that has not moved measures nothing.
@@ -95,6 +109,9 @@ impl Report {
             interrupted: outcome.interrupted,
             faults,
             world,
+            cost,
+            limits,
+            timeline: tally.timeline.points(),
             passed,
         }
     }
@@ -152,6 +169,12 @@ impl Report {
                 "world        {plans} plans: {effects} effects, {undone} undone, net {net}; {disagreements} disagree"
             )?;
         }
+        if let Some(cost) = &self.cost {
+            write_cost(cost, out)?;
+        }
+        if !self.limits.is_empty() {
+            writeln!(out, "\n{}", limit::table(&self.limits, Some(self.steps_per_s)))?;
+        }
         self.write_verdict(out)
     }
 
@@ -177,4 +200,25 @@ impl Report {
         let examples = self.faults.examples.iter().chain(self.world.iter().flat_map(|world| &world.examples));
         examples.into_iter().try_for_each(|example| writeln!(out, "             {example}"))
     }
+}
+
+fn write_cost(cost: &Cost, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\n{:24}{:>9}{:>10}{:>10}", "cost", "at once", "cpu, s", "peak MiB")?;
+    for ProcessCost { name, count, cpu_s, peak_bytes } in &cost.processes {
+        writeln!(out, "{name:24}{count:>9}{cpu_s:>10.2}{:>10}", peak_bytes / (1024 * 1024))?;
+    }
+    write!(out, "a step       {:.0} us of processor time", cost.cpu_us_per_step)?;
+    for (figure, unit) in [
+        (cost.transactions_per_step, "transactions"),
+        (cost.wal_bytes_per_step, "bytes of write-ahead log"),
+        (cost.messages_per_step, "messages published"),
+        (cost.deliveries_per_step, "delivered"),
+        (cost.redis_commands_per_step, "commands of Redis"),
+        (cost.redis_round_trips_per_step, "round trips to it"),
+    ] {
+        if let Some(figure) = figure {
+            write!(out, ", {figure:.2} {unit}")?;
+        }
+    }
+    writeln!(out, "\n")
 }

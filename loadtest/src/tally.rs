@@ -12,6 +12,7 @@ use crate::event::{End, Event, News};
 use crate::faults::Faults;
 use crate::latency::Latency;
 use crate::seen::Seen;
+use crate::timeline::Timeline;
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -71,6 +72,8 @@ pub(crate) struct Tally {
     pub(crate) aborted: Latency,
     /// From approval to completion, by DAT's own clock.
     pub(crate) executed: Latency,
+    /// The run second by second.
+    pub(crate) timeline: Timeline,
 }
 
 impl Tally {
@@ -85,6 +88,7 @@ impl Tally {
             completed: Latency::new()?,
             aborted: Latency::new()?,
             executed: Latency::new()?,
+            timeline: Timeline::default(),
         })
     }
 
@@ -123,7 +127,10 @@ impl Tally {
         }
         match event.news {
             News::Approved => track.approved = Some(event.at),
-            News::StepCompleted(step) if track.steps.insert(&step) => self.counts.steps += 1,
+            News::StepCompleted(step) if track.steps.insert(&step) => {
+                self.counts.steps += 1;
+                self.timeline.step(now);
+            }
             News::StepCompleted(_) => track.repeated_steps += 1,
             News::Ended(_) if track.end.is_some() => track.further_ends += 1,
             News::Ended(end) => {
@@ -139,6 +146,7 @@ impl Tally {
                             track.approved.and_then(|approved| (event.at - approved).to_std().ok());
                         if let Some(executed) = executed {
                             self.executed.record(executed);
+                            self.timeline.completed(now, executed);
                         }
                     }
                     End::Aborted => self.aborted.record(taken),
