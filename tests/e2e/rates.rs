@@ -5,6 +5,7 @@ use dat_plan::clock::SystemClock;
 use dat_plan::{Clock as _, PlanKey, PlanState};
 use dat_tests::{Fleet, FleetOptions, PlanDraft, Producer, SandboxClient, StepDraft, eventually};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::crowd;
 
@@ -86,6 +87,54 @@ async fn a_connector_that_asks_for_a_pause_is_left_alone_by_every_step_of_that_k
         assert!(*at - told >= pause, "it came {} after the pause was asked for", *at - told);
     }
     assert!(arrivals(&sandbox, &[free]).await[0] < others[0], "another kind is not held up");
+    fleet.check_everything().await;
+}
+
+/// Whether a turn was granted for a step of a plan.
+async fn has_turn(fleet: &Fleet, plan: PlanKey) -> Result<(), Vec<String>> {
+    let client = redis::Client::open(fleet.realm().redis_url.as_str()).expect("an address");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis is there");
+    let turns = format!("*:turn:*{}*", plan.plan_id);
+    let found: Vec<String> =
+        redis::cmd("KEYS").arg(turns).query_async(&mut connection).await.expect("it answers");
+    if found.is_empty() { Err(found) } else { Ok(()) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_turn_of_a_plan_that_is_stopped_just_when_it_was_granted_is_the_next_ones() {
+    let fleet = fleet(1, "[[rate]]\nconnector = \"mux\"\ncount = 1\nperiod_ms = 3600000\nburst = 1\n").await;
+    let producer = fleet.producer().await;
+    let step = StepDraft::new("s0", &json!({"cost": 1})).set("action", "test.act");
+    let opens = now() + TimeDelta::seconds(3);
+    let stopped = PlanDraft::new("stopped").step(step.set("not_before", json!(opens)));
+    let stopped = producer.submit(&stopped.document()).await;
+    producer.wait_for("it waits for its time", |e| e.plan == stopped && e.kind == "plan.executing").await;
+    // Whoever holds the plan's row keeps the claim out, which has asked for the turn by then.
+    let url = &fleet.realm().database_url;
+    let mut sql = PgConnection::connect(url).await.expect("the database is there");
+    let mut other = PgConnection::connect(url).await.expect("the database is there");
+    let mut holds = sql.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM execution_plan WHERE plan_id = $1 FOR NO KEY UPDATE")
+        .bind(stopped.plan_id)
+        .execute(&mut *holds)
+        .await
+        .expect("the row is there");
+    eventually("its step has the only turn", async || has_turn(&fleet, stopped).await).await;
+    let id = stopped.plan_id.to_string();
+    let abort = ["plan", "abort", id.as_str(), "--reason", "a test"];
+    tokio::join!(fleet.dat(&abort), async {
+        eventually("its abort is next", async || {
+            let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                         WHERE NOT granted AND datname = current_database()";
+            let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut other).await.expect("it answers");
+            if waiting > 0 { Ok(()) } else { Err(waiting) }
+        })
+        .await;
+        holds.rollback().await.expect("it is let go");
+    });
+    assert_eq!(producer.wait_for_end(stopped).await.state, PlanState::Aborted);
+    let next = producer.submit(&wide("next", 1, &json!({"cost": 1}), "test.act").document()).await;
+    completes(&producer, next).await;
     fleet.check_everything().await;
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dat_plan::{PlanKey, UnitKey, UnitKind};
-use dat_store::{ClaimReport, ClaimRequest, Counting, Guard, Postponed};
+use dat_store::{Candidate, ClaimReport, ClaimRequest, Counting, Guard, Postponed};
 
 use crate::batch;
 use crate::breakers;
@@ -143,6 +143,24 @@ impl Asked {
             !self.keeps.contains(unit) && (written || (ahead && !taken.contains(unit)))
         };
         self.return_to(fleet, |unit| taken.contains(unit), put_off).await;
+    }
+
+    /// What was granted its turn and is not in a claim's report: another worker took it, or somebody stopped its plan.
+    pub(crate) fn in_doubt(
+        &self,
+        fleet: &Fleet,
+        report: &ClaimReport,
+        taken: &BTreeSet<UnitKey>,
+    ) -> Vec<(Candidate, Arc<Prepared>)> {
+        let unseen = |unit: &UnitKey| {
+            !taken.contains(unit) && !report.waiting.contains(unit) && !report.refused.contains(unit)
+        };
+        let granted = self.said.iter().zip(&self.batch).filter(|(said, (candidate, plan))| {
+            **said == Limited::Pass
+                && unseen(&candidate.unit)
+                && fleet.limits.has_rate(&fleet.operators, candidate, plan)
+        });
+        granted.map(|(_, one)| one.clone()).collect()
     }
 
     /// Gives back every turn and reservation: nothing was claimed by them.

@@ -149,6 +149,13 @@ impl Limits {
         }
     }
 
+    /// Whether a candidate takes a turn of any rate.
+    pub(crate) fn has_rate(&self, operators: &Operators, candidate: &Candidate, plan: &Prepared) -> bool {
+        candidate.unit.kind == UnitKind::Action
+            && !plan.is_dry()
+            && !self.rates.of(candidate, rules(candidate, plan, operators)).limits.is_empty()
+    }
+
     /// By how much a candidate's claim may wait for those of others: far less than its turn is good for.
     pub(crate) fn slack(&self, candidate: &Candidate) -> TimeDelta {
         self.rates.slack(candidate)

@@ -12,6 +12,7 @@ mod cli;
 mod control;
 mod documents;
 mod doorbell;
+mod doubtful;
 mod ended;
 mod fleet;
 mod going_on;

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc};
 use crate::asked::Asked;
 use crate::batch;
 use crate::doorbell::{self, Doorbell};
+use crate::doubtful::Doubtful;
 use crate::ended::{Ended, Slot};
 use crate::fleet::Fleet;
 use crate::going_on::{GoneOn, Next};
@@ -62,6 +63,8 @@ pub(crate) struct Dispatcher {
     look: AtomicUsize,
     /// Claims in a row that met a locked plan.
     contended: AtomicU32,
+    /// Turns that were granted for what was not claimed.
+    doubtful: Doubtful,
     /// Units that were claimed by going on since the last look, by tenant.
     gone_on: std::sync::Mutex<BTreeMap<String, u32>>,
 }
@@ -78,6 +81,7 @@ impl Dispatcher {
             hungry: AtomicBool::new(false),
             look: AtomicUsize::new(0),
             contended: AtomicU32::new(0),
+            doubtful: Doubtful::default(),
             gone_on: std::sync::Mutex::default(),
         }
     }
@@ -124,6 +128,7 @@ impl Dispatcher {
 
     async fn claim_alone(&self, turns: &mut Turns) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
+        self.doubtful.look(fleet).await?;
         while !fleet.draining.is_cancelled() {
             for (tenant, units) in
                 std::mem::take(&mut *self.gone_on.lock().unwrap_or_else(PoisonError::into_inner))
@@ -303,6 +308,10 @@ impl Dispatcher {
     ) -> Result<(), StoreError> {
         let fleet = &*self.fleet;
         asked.give_back(fleet, &report, taken, ahead).await;
+        // Of what a settlement asked for ahead nothing is in doubt: it was given back.
+        if !ahead && report.stale == 0 {
+            self.doubtful.add(fleet, asked.in_doubt(fleet, &report, taken).into_iter());
+        }
         if report.stale > 0 {
             // An operator has set other rules since; what they concern is due still.
             fleet.operators.refresh(&fleet.store).await?;

@@ -55,7 +55,7 @@ pub use breaker::{BreakerForce, ForcedBreaker};
 pub use checkpoint::NewCheckpoint;
 pub use claim::{
     BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, GoingOn, Guard,
-    GuardFacts, GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns,
+    GuardFacts, GuardVerdict, Needed, Postponed, SpendCap, SpendFacts, Turns, Untaken,
 };
 pub use constraint_set::{ConstraintSetRow, SetConstraints, SetHead, SetScope};
 pub use control::{ControlChange, ControlScope, Stop};

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use lane::{Case, Lane, Trace};
 
 /// Points that these scenarios need not pass, each with a test that is about what is written there, without a kill.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("sweep.stop", "an_approval_that_expires_on_the_way_acts_as_a_revocation"),
     ("sweep.abort", "what_was_not_approved_or_can_never_pass_is_aborted"),
     (
@@ -30,6 +30,7 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("sweep.hold", "an_approval_that_a_worker_does_not_believe_is_held_and_not_lost"),
     ("orphan", "a_reservation_that_lost_its_owner_is_closed_and_counted"),
     ("rate.later", "a_connector_that_asks_for_a_pause_is_left_alone_by_every_step_of_that_kind"),
+    ("rate.doubtful", "the_turn_of_a_plan_that_is_stopped_just_when_it_was_granted_is_the_next_ones"),
     ("late.note", "an_answer_that_comes_when_its_plan_was_unwound_is_told_and_changes_nothing"),
     ("reconciler.mend", "what_a_worker_reserved_in_a_window_and_never_claimed_is_taken_back"),
 ];

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub use candidate::{Candidate, Due};
 pub use going_on::GoingOn;
-pub use postpone::Postponed;
+pub use postpone::{Postponed, Untaken};
 pub use request::{
     ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Guard, GuardFacts, GuardVerdict, Needed,
     SpendCap, SpendFacts,

@@ -71,3 +71,44 @@ impl Store {
         .collect()
     }
 }
+
+/// What became of a unit whose attempt a caller had prepared, and did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untaken {
+    /// It is ready still: whoever asks next asks for the same attempt.
+    Ready(UnitKey),
+    /// It will not be attempted, or not before it is decided on: its plan was stopped.
+    Never(UnitKey),
+}
+
+impl Store {
+    /// Of these units and attempts, those that nobody has made.
+    pub async fn untaken(&self, attempts: &[(UnitKey, i32)]) -> Result<Vec<Untaken>, StoreError> {
+        if attempts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (ids, versions, kinds, indexes) = unit_columns(attempts.iter().map(|(unit, _)| unit));
+        let rows = sqlx::query!(
+            r#"SELECT s.plan_id, s.plan_version, s.kind, s.step_index, s.state = 'ready' AS "ready!"
+             FROM execution_step s
+             JOIN UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[])
+                  AS k (plan_id, plan_version, kind, step_index, attempt)
+               USING (plan_id, plan_version, kind, step_index)
+             WHERE s.attempts < k.attempt"#,
+            &ids,
+            &versions,
+            &kinds,
+            &indexes,
+            &attempts.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(),
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                let plan = PlanKey::new(row.plan_id, row.plan_version);
+                let unit = UnitKey { plan, kind: row.kind.parse()?, index: row.step_index };
+                Ok(if row.ready { Untaken::Ready(unit) } else { Untaken::Never(unit) })
+            })
+            .collect()
+    }
+}
