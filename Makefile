@@ -64,10 +64,20 @@ lint: ## Check format and lints
 fmt: ## Format the code
 	@$(CARGO) fmt --all
 
-.PHONY: bench
-bench: ## Measure throughput and latency on the local stack
+# What a fleet does and costs, on fleets of their own: each prints its figures, and fails where they are not as promised.
+.PHONY: bench bench-tenants bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio
+bench: ## Measure throughput, latency and cost with everything on, at 1, 2 and 4 workers, and as a share of the servers' limit
 	@$(CARGO) build --release --locked --workspace --bins
-	@$(WITH_STACK) target/release/dat-loadtest run
+	@$(WITH_STACK) target/release/fleet-bench throughput
+bench-tenants: ## Measure the throughput with 1,000 tenants beside that with one
+bench-overload: ## Measure two minutes of twice what the fleet bears
+bench-idle: ## Measure what 20 idle workers ask of PostgreSQL
+bench-fairness: ## Measure a small plan beside a tenant with 20,000 steps waiting
+bench-rate: ## Measure what a rate lets pass, and what PostgreSQL does for it, with 20,000 steps waiting
+bench-guards-ratio: ## Measure the throughput with every guard on, as a ratio of that without
+bench-tenants bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio: bench-%:
+	@$(CARGO) build --release --locked --workspace --bins
+	@$(WITH_STACK) target/release/fleet-bench $(patsubst guards-%,%,$*)
 
 .PHONY: bench-guards
 bench-guards: ## Measure what the guards cost: constraints, claims with accounts, windows and rates
@@ -77,15 +87,6 @@ bench-guards: ## Measure what the guards cost: constraints, claims with accounts
 .PHONY: bench-audit
 bench-audit: ## Measure the audit of DAT_BENCH_PLANS (100,000) plans: events a second, and memory beside that of a tenth
 	@$(WITH_STACK) $(CARGO) bench --locked --package dat-store --bench audit
-
-# What the guards cost, on fleets of their own: each prints its figures, and fails where they are not as promised.
-.PHONY: bench-fairness bench-rate bench-guards-ratio
-bench-fairness: ## Measure a small plan beside a tenant with 20,000 steps waiting
-bench-rate: ## Measure what a rate lets pass, and what PostgreSQL does for it, with 20,000 steps waiting
-bench-guards-ratio: ## Measure the throughput with every guard on, as a ratio of that without
-bench-fairness bench-rate bench-guards-ratio: bench-%:
-	@$(CARGO) build --release --locked --workspace --bins
-	@$(WITH_STACK) target/release/guards-bench $(patsubst guards-%,%,$*)
 
 .PHONY: soak
 soak: ## Throw the dice of the books' property test 2,000 times

@@ -17,13 +17,14 @@ use serde_json::json;
 type Input = fn(&[u8]);
 
 /// Every kind, by its name.
-pub(crate) const KINDS: [(&str, Input); 6] = [
+pub(crate) const KINDS: [(&str, Input); 7] = [
     ("plan", plan),
     ("verdict", verdict),
     ("constraints", constraints),
     ("limits", limits),
     ("predicate", predicate),
     ("export", export),
+    ("references", references),
 ];
 
 /// Faults are never more than this; a message to a producer is no place for a million.
@@ -97,6 +98,19 @@ fn facts() -> Inputs {
         "results": {"a": {"listing_id": "x", "numbers": [1.5, 9_007_199_254_740_991_i64]}},
     }))
     .expect("the facts of a decision")
+}
+
+/// `$from` references as a step meets them: parameters as they were approved, and results as a connector answered. Two
+/// JSON objects, one a line.
+pub(crate) fn references(body: &[u8]) {
+    let mut objects = body.splitn(2, |byte| *byte == b'\n').map(serde_json::from_slice);
+    let (Some(Ok(parameters)), Some(Ok(results))) = (objects.next(), objects.next()) else { return };
+    match dat_plan::references::resolve(&parameters, &results) {
+        Ok(_) => assert!(dat_plan::references::unresolved(&parameters, &results).is_empty()),
+        Err(dangling) => assert!(!dangling.to_string().is_empty(), "it does not say why"),
+    }
+    let _ = dat_plan::references::resolve_or_null(&parameters, &results);
+    dat_plan::references::named(&parameters, &mut Vec::new());
 }
 
 /// An exported plan, or a checkpoint that someone kept.

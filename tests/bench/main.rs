@@ -1,4 +1,5 @@
-//! What the guards cost, measured on a fleet of processes of its own: `guards-bench fairness | rate | ratio`.
+//! What a fleet does and costs, measured on a fleet of processes of its own: `fleet-bench throughput | ratio | tenants |
+//! overload | idle | fairness | rate`.
 //!
 //! It prints figures, and its exit status is 0 only if they are within what is promised of them. Unlike the tests it looks
 //! at the clock, so that it says nothing on a machine that does something else meanwhile.
@@ -6,19 +7,28 @@
 
 mod fairness;
 mod figures;
+mod idle;
+mod load;
+mod overload;
 mod rate;
 mod ratio;
+mod tenants;
+mod throughput;
 
 use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let within = match std::env::args().nth(1).as_deref() {
+        Some("throughput") => throughput::run().await,
+        Some("ratio") => ratio::run().await,
+        Some("tenants") => tenants::run().await,
+        Some("overload") => overload::run().await,
+        Some("idle") => idle::run().await,
         Some("fairness") => fairness::run().await,
         Some("rate") => rate::run().await,
-        Some("ratio") => ratio::run().await,
         _ => {
-            println!("usage: guards-bench fairness | rate | ratio");
+            println!("usage: fleet-bench throughput | ratio | tenants | overload | idle | fairness | rate");
             return ExitCode::from(2);
         }
     };

@@ -15,14 +15,13 @@ use dat_plan::document::{Compensation, Mode, Retry, RollbackKind};
 use dat_plan::graph::Graph;
 use dat_plan::seal::{self, BrokenSeal};
 use dat_plan::signing::KeyRing;
-use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind};
+use dat_plan::{PlanDocument, PlanHash, PlanKey, UnitKey, UnitKind, references};
 use dat_store::{Needed, SEAL_BROKEN, Seal, Sealed, SealedStep, Store, StoreError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
 
 use crate::operators::Binding;
-use crate::references;
 
 /// How many bytes of documents a worker keeps.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;

@@ -7,13 +7,12 @@ use dat_guards::{
     BudgetFacts, ConstraintSet, Counted, Counts, Decision, Inputs, StepFacts, StepPlace, Verdict, Violation,
 };
 use dat_plan::document::Enforcement;
-use dat_plan::{Currency, UnitKey};
+use dat_plan::{Currency, UnitKey, references};
 use dat_store::{CountLock, Counting, Guard, GuardFacts, GuardVerdict, SetHead, SpendCap};
 use serde_json::{Value, json};
 
 use crate::documents::Prepared;
 use crate::operators::Binding;
-use crate::references;
 
 /// How long a step waits when this worker cannot apply an operator's set.
 const UNAPPLICABLE_WAIT: TimeDelta = TimeDelta::seconds(5);

@@ -35,7 +35,6 @@ mod readiness;
 mod recheck;
 mod reconciler;
 mod recovery;
-mod references;
 mod relay;
 mod runner;
 mod running;

@@ -27,6 +27,7 @@ pub mod limits_document;
 pub mod mux;
 mod progress;
 pub mod quorum;
+pub mod references;
 pub mod replay;
 pub mod retry;
 pub mod revision;

@@ -20,6 +20,8 @@ use crate::error::StoreError;
 pub(super) struct Told {
     /// The hash under which it was registered.
     registered: Option<String>,
+    /// Who submitted it, where the broker vouched for anyone.
+    submitter: Option<String>,
     /// What each verdict's event holds, and when.
     verdicts: Vec<(Outcome, Value, DateTime<Utc>)>,
     /// The step that was started last, by its time.
@@ -36,6 +38,7 @@ impl Told {
         let outcome = match kind {
             EventKind::Plan(PlanState::Draft) => {
                 self.registered = text("plan_hash");
+                self.submitter = text("submitter");
                 return;
             }
             EventKind::Plan(PlanState::Approved) => Outcome::Approved,
@@ -77,6 +80,7 @@ impl Told {
 struct Row {
     state: PlanState,
     plan_hash: String,
+    submitter: Option<String>,
     document: Vec<u8>,
     decision: Option<String>,
     hash: Option<String>,
@@ -105,7 +109,7 @@ pub(super) async fn compare(
     keys: &KeyRing,
 ) -> Result<(), StoreError> {
     let row = sqlx::query!(
-        r#"SELECT p.state, p.plan_hash, p.document, p.approval_decision, p.approval_hash, p.approval_expires_at,
+        r#"SELECT p.state, p.plan_hash, p.submitter, p.document, p.approval_decision, p.approval_hash, p.approval_expires_at,
                 p.approved_amount, p.revoked_at IS NOT NULL AS "revoked!", p.budget_amount,
                 (SELECT a.limit_amount FROM budget_account a
                  WHERE a.plan_id = p.plan_id AND a.plan_version = p.plan_version) AS limit_amount
@@ -119,6 +123,7 @@ pub(super) async fn compare(
     let row = Row {
         state: row.state.parse()?,
         plan_hash: row.plan_hash,
+        submitter: row.submitter,
         document: row.document,
         decision: row.approval_decision,
         hash: row.approval_hash,
@@ -173,6 +178,12 @@ fn document(row: &Row, told: &Told, faults: &mut Vec<String>) -> Option<Value> {
     }
     if let Some(registered) = told.registered.as_ref().filter(|hash| **hash != row.plan_hash) {
         faults.push(format!("the row says hash {}, its log registered {registered}", row.plan_hash));
+    }
+    if told.registered.is_some() && told.submitter != row.submitter {
+        let (of_row, of_log) = (row.submitter.as_deref(), told.submitter.as_deref());
+        let name = |who: Option<&str>| who.unwrap_or("nobody").to_owned();
+        let (of_row, of_log) = (name(of_row), name(of_log));
+        faults.push(format!("the row says that {of_row} submitted it, its log that {of_log} did"));
     }
     hashed.ok().map(|(_, document)| document)
 }

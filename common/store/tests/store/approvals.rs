@@ -50,6 +50,10 @@ const TAMPERED: &[(&str, &str)] = &[
     ("UPDATE budget_account SET limit_amount = 61 WHERE plan_id = $P", "the account's limit is 61 by the row"),
     ("UPDATE execution_plan SET revoked_at = registered_at WHERE plan_id = $P", "is revoked by its row"),
     (
+        "UPDATE execution_plan SET submitter = 'eve' WHERE plan_id = $P",
+        "the row says that eve submitted it, its log that nobody did",
+    ),
+    (
         "UPDATE execution_plan SET plan_hash = 'sha256:' || repeat('0', 64), approval_hash = 'sha256:' || repeat('0', 64)
          WHERE plan_id = $P",
         "its log registered sha256:",

@@ -1,18 +1,19 @@
-//! References: `{"$from": "<step>", "path": "<pointer>"}` in parameters, replaced by a result.
+//! References: `{"$from": "<step>", "path": "<pointer>"}` in parameters, replaced by a result. Pure: what a result is comes
+//! from outside, and so may be anything.
 
 use serde_json::{Map, Value};
 
 /// A reference that has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the result of step {step} has {found} at '{path}'")]
-pub(crate) struct Dangling {
+pub struct Dangling {
     step: String,
     path: String,
     found: &'static str,
 }
 
 /// The keys of the steps that parameters take results from.
-pub(crate) fn named(parameters: &Map<String, Value>, into: &mut Vec<String>) {
+pub fn named(parameters: &Map<String, Value>, into: &mut Vec<String>) {
     if let Some(step) = parameters.get("$from").and_then(Value::as_str) {
         into.push(step.to_owned());
         return;
@@ -34,7 +35,7 @@ fn named_in(value: &Value, into: &mut Vec<String>) {
 }
 
 /// Parameters with every reference replaced.
-pub(crate) fn resolve(
+pub fn resolve(
     parameters: &Map<String, Value>,
     results: &Map<String, Value>,
 ) -> Result<Map<String, Value>, Dangling> {
@@ -42,16 +43,15 @@ pub(crate) fn resolve(
 }
 
 /// The same for an undo, which runs whatever came of its step: what has no value is `null`.
-pub(crate) fn resolve_or_null(
-    parameters: &Map<String, Value>,
-    results: &Map<String, Value>,
-) -> Map<String, Value> {
+#[must_use]
+pub fn resolve_or_null(parameters: &Map<String, Value>, results: &Map<String, Value>) -> Map<String, Value> {
     resolve_map(parameters, &mut |reference| Ok(lookup(reference, results).unwrap_or(Value::Null)))
         .unwrap_or_default()
 }
 
 /// What has no value in these results, each in words.
-pub(crate) fn unresolved(parameters: &Map<String, Value>, results: &Map<String, Value>) -> Vec<String> {
+#[must_use]
+pub fn unresolved(parameters: &Map<String, Value>, results: &Map<String, Value>) -> Vec<String> {
     let mut missing = Vec::new();
     // Never fails: nothing is a value too.
     let _ = resolve_map(parameters, &mut |reference| {
