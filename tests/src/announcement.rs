@@ -34,9 +34,16 @@ struct Envelope {
 }
 
 impl Announcement {
-    /// Reads what came from the broker.
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
-        let envelope: Envelope = serde_json::from_slice(body)?;
+    /// Reads what came from the broker: an event, or a batch of them.
+    pub(crate) fn read_all(body: &[u8]) -> Result<Vec<Self>, Box<dyn std::error::Error>> {
+        match serde_json::from_slice(body)? {
+            Value::Array(batch) => batch.into_iter().map(Self::read).collect(),
+            one => Ok(vec![Self::read(one)?]),
+        }
+    }
+
+    fn read(event: Value) -> Result<Self, Box<dyn std::error::Error>> {
+        let envelope: Envelope = serde_json::from_value(event)?;
         let data = &envelope.data;
         let plan = match data.get("plan_id").and_then(Value::as_str) {
             Some(id) => PlanKey::new(

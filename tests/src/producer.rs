@@ -1,6 +1,7 @@
 //! A producer, as any AMQP client can be one: it submits plans and follows `dat.events`.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dat_plan::PlanKey;
@@ -28,6 +29,7 @@ pub struct Producer {
     _connection: Connection,
     heard: watch::Receiver<usize>,
     events: Arc<Mutex<Vec<Announcement>>>,
+    messages: Arc<AtomicUsize>,
 }
 
 /// A message to one of DAT's queues, as it is.
@@ -91,21 +93,21 @@ impl Producer {
         let events = Arc::new(Mutex::new(Vec::<Announcement>::new()));
         let (told, heard) = watch::channel(0);
         let collected = Arc::clone(&events);
+        let messages = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&messages);
         tokio::spawn(async move {
             let mut ids = HashSet::new();
             while let Some(Ok(delivery)) = consumer.next().await {
-                let event = Announcement::read(&delivery.data)
+                let came = Announcement::read_all(&delivery.data)
                     .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&delivery.data)));
-                // At least once: what is repeated is heard once.
-                if !ids.insert(event.id.clone()) {
-                    continue;
-                }
+                counted.fetch_add(1, Ordering::Relaxed);
                 let mut events = collected.lock().unwrap_or_else(PoisonError::into_inner);
-                events.push(event);
+                // At least once: what is repeated is heard once.
+                events.extend(came.into_iter().filter(|event| ids.insert(event.id.clone())));
                 told.send_replace(events.len());
             }
         });
-        Self { topology, channel, _connection: connection, heard, events }
+        Self { topology, channel, _connection: connection, heard, events, messages }
     }
 
     /// Submits a plan document; gives the version that it names.
@@ -137,6 +139,12 @@ impl Producer {
             matches!(confirmation, Confirmation::Ack(None)),
             "{routing_key} was not taken: {confirmation:?}"
         );
+    }
+
+    /// In how many messages it came.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::Relaxed)
     }
 
     /// Everything heard so far, in the order in which it came.
