@@ -20,7 +20,8 @@ pub(crate) struct ProcessCost {
     pub(crate) count: usize,
     /// Processor time, user and system, seconds.
     pub(crate) cpu_s: f64,
-    /// What they held of memory at once, at most, bytes. What processes share counts in each.
+    /// What they held of memory at once, at most, bytes. What processes share counts in each: of `PostgreSQL`'s, whose
+    /// processes share their buffers, it is far more than the machine gave.
     pub(crate) peak_bytes: u64,
 }
 
@@ -123,12 +124,12 @@ fn kind(command: &[String]) -> Option<String> {
     let program = program.rsplit('/').next()?;
     match program {
         "dat" => {
-            let role = command.get(1).map(String::as_str)?;
+            let roles = ["worker", "sandbox"];
+            let role = command.iter().skip(1).map(String::as_str).find(|word| roles.contains(word))?;
             let name = command.iter().position(|word| word == "--name").and_then(|at| command.get(at + 1));
             match (role, name) {
                 ("worker", Some(name)) => Some(format!("worker {name}")),
-                ("worker" | "sandbox", _) => Some(role.to_owned()),
-                _ => None,
+                _ => Some(role.to_owned()),
             }
         }
         "dat-loadtest" => Some("loadtest".to_owned()),
@@ -151,6 +152,7 @@ mod tests {
     fn processes_are_told_by_their_command_lines() {
         assert_eq!(named("target/release/dat|worker|--name|w1").as_deref(), Some("worker w1"));
         assert_eq!(named("/usr/bin/dat|worker|--role|relay").as_deref(), Some("worker"));
+        assert_eq!(named("dat|--config|x.toml|worker").as_deref(), Some("worker"));
         assert_eq!(named("dat|sandbox").as_deref(), Some("sandbox"));
         assert_eq!(named("dat|doctor"), None);
         assert_eq!(named("postgres: dat dat 127.0.0.1(4) idle").as_deref(), Some("postgres"));

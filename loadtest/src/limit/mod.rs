@@ -1,6 +1,6 @@
 //! The limit: what the servers of this machine let through if a fleet did only what cannot be avoided for a step, with no
-//! logic at all. A step's row is claimed and completed in batches, its events are inserted and published with confirms, its
-//! dispatch is published, consumed and acknowledged. No approval, no guard, no budget, no lease, no audit: what remains is
+//! logic at all. A step's row is claimed and completed in batches, its three events are inserted and two of them published
+//! with confirms, its dispatch is published, consumed and acknowledged. No approval, no guard, no budget, no lease, no audit: what remains is
 //! the price of the servers, and DAT's figure is given as a share of it.
 //!
 //! **Owns** a schema and two queues of its own, made for a run and removed after it. **May be called** by `limit`, and after
@@ -108,11 +108,7 @@ pub(crate) struct Limit {
 pub(crate) async fn measure(args: &LimitArgs) -> Result<Vec<Limit>, Failure> {
     let mut limits = Vec::new();
     for way in Way::ALL {
-        let patience = Duration::from_secs(args.timeout_s.get().into());
-        let measured = timeout(patience, one(args, way)).await;
-        let steps_per_s = measured.map_err(|_| {
-            Failure::Settings(format!("the limit of '{way}' took longer than --timeout-s {}", args.timeout_s))
-        })??;
+        let steps_per_s = one(args, way).await?;
         limits.push(Limit { way, steps_per_s });
     }
     Ok(limits)
@@ -121,10 +117,15 @@ pub(crate) async fn measure(args: &LimitArgs) -> Result<Vec<Limit>, Failure> {
 async fn one(args: &LimitArgs, way: Way) -> Result<f64, Failure> {
     let tables = Tables::make(&args.database_url, args.plans, args.steps).await?;
     let queues = Queues::make(&args.amqp_url).await?;
-    let outcome = run(args, way, &queues).await;
-    queues.remove().await?;
-    let done = tables.remove().await?;
-    let seconds = outcome?;
+    let patience = Duration::from_secs(args.timeout_s.get().into());
+    let outcome = timeout(patience, run(args, way, &queues)).await;
+    // Whatever came of it, nothing of it is left.
+    let (removed, done) = (queues.remove().await, tables.remove().await);
+    let seconds = outcome.map_err(|_| {
+        Failure::Settings(format!("the limit of '{way}' took longer than --timeout-s {}", args.timeout_s))
+    })??;
+    removed?;
+    let done = done?;
     let meant = u64::from(args.plans) * u64::from(args.steps);
     if done != meant {
         return Err(Failure::Settings(format!(

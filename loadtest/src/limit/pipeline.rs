@@ -54,7 +54,7 @@ impl Pipeline {
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let mut going_on: Vec<Step> = Vec::new();
         while self.left.load(Ordering::Relaxed) > 0 {
-            let (dispatched, last) = self.take(!going_on.is_empty()).await?;
+            let (dispatched, last) = self.take(going_on.len()).await?;
             if !dispatched.is_empty() {
                 tables::claim(&mut self.database, &dispatched).await?;
             }
@@ -85,12 +85,13 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The dispatches that are there, and the last one's delivery tag. Waits for one, unless there is other work.
-    async fn take(&mut self, busy: bool) -> Result<(Vec<Step>, Option<u64>), Failure> {
+    /// The dispatches that are there, as far as a batch has room beside the steps that go on, and the last one's delivery
+    /// tag. Waits for one, unless there is other work.
+    async fn take(&mut self, going_on: usize) -> Result<(Vec<Step>, Option<u64>), Failure> {
         let (mut steps, mut last) = (Vec::new(), None);
-        while steps.len() < self.batch {
+        while steps.len() + going_on < self.batch {
             let next = self.wire.dispatches.next();
-            let delivery = if steps.is_empty() && !busy {
+            let delivery = if steps.is_empty() && going_on == 0 {
                 tokio::time::timeout(LOOK, next).await.ok().flatten()
             } else {
                 next.now_or_never().flatten()

@@ -64,7 +64,7 @@ pub(crate) async fn claim(conn: &mut PgConnection, steps: &[(i32, i32)]) -> Resu
     Ok(())
 }
 
-/// Completes steps, with two events each, and claims what follows them, all in one transaction.
+/// Completes steps, with three events each, and claims what follows them, all in one transaction.
 pub(crate) async fn complete(
     conn: &mut PgConnection,
     steps: &[(i32, i32)],
@@ -84,9 +84,9 @@ pub(crate) async fn complete(
     .map_err(silent)?;
     sqlx::query(
         "INSERT INTO dat_limit.event (plan, sequence, kind, at, data)
-         SELECT plan, step * 2 + place, kind, now(), jsonb_build_object('step', step)
+         SELECT plan, step * 3 + place, kind, now(), jsonb_build_object('step', step)
          FROM UNNEST($1::integer[], $2::integer[]) AS n (plan, step),
-              (VALUES (0, 'step.running'), (1, 'step.completed')) AS k (place, kind)",
+              (VALUES (0, 'step.ready'), (1, 'step.running'), (2, 'step.completed')) AS k (place, kind)",
     )
     .bind(&plans)
     .bind(&indexes)
