@@ -12,7 +12,6 @@ use dat_plan::signing::Trust;
 use dat_plan::{Clock, Entropy};
 use dat_store::Store;
 use dat_topology::Topology;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::alarm::Alarm;
@@ -75,10 +74,6 @@ pub(crate) struct Bells {
     pub(crate) dispatch: Alarm,
     /// Something may wait for the Rollback Coordinator.
     pub(crate) failed: Alarm,
-    /// Something was written to the log.
-    pub(crate) log: Notify,
-    /// Something that others wait for was written to the log: a submission, a verdict's end, a plan's.
-    pub(crate) log_now: Notify,
 }
 
 impl Fleet {

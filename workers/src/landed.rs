@@ -58,7 +58,6 @@ impl Part {
             tracing::info!(%plan, %state, "ended");
             fleet.metrics.plan_ended(state.as_str());
         }
-        if report.ended.is_empty() { &fleet.bells.log } else { &fleet.bells.log_now }.notify_one();
         ring(fleet, dispatcher, &report).await;
         if let (Some(dispatcher), Some(gone_on)) = (dispatcher, gone_on) {
             dispatcher.follow_gone_on(gone_on).await;

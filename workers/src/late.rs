@@ -62,7 +62,6 @@ async fn note(fleet: &Fleet, batch: &[LateAnswer]) {
             Ok(0) => return,
             Ok(events) => {
                 fleet.metrics.late_answers(events);
-                fleet.bells.log.notify_one();
                 return;
             }
             Err(error) if error.is_unavailable() => {

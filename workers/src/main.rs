@@ -18,6 +18,7 @@ mod fleet;
 mod going_on;
 mod guard;
 mod health;
+mod held;
 mod landed;
 mod lanes;
 mod late;

@@ -69,7 +69,6 @@ pub(crate) async fn admit(fleet: &Fleet, plans: &[PlanKey]) -> Result<(), StoreE
         }
         fleet.live.touch(plan);
     }
-    fleet.bells.log_now.notify_one();
     doorbell::ring(fleet, Doorbell::Dispatch, &ready).await;
     Ok(())
 }

@@ -114,7 +114,6 @@ impl Reconciler {
                 Ok(closed) => {
                     if closed > 0 {
                         tracing::error!(%plan, closed, "reservations that nobody owned were closed");
-                        fleet.bells.log.notify_one();
                         fleet.live.touch(plan);
                     }
                     fleet.metrics.drift("reservation", closed);

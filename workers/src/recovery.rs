@@ -60,7 +60,6 @@ pub(crate) async fn fill(fleet: &Fleet, seen: RuntimeState, cause: Cause) -> Res
     let loss =
         (cause == Cause::Lost).then_some("Redis lost what it held: totals stand, token windows are closed");
     let Some(era) = fleet.store.begin_era(seen, loss, &fleet.name, LEASE, now).await? else { return Ok(()) };
-    fleet.bells.log_now.notify_one();
     // Read after the era began: whatever was claimed under an earlier one is in it.
     let usage = if fleet.windows.configured().is_empty() {
         Vec::new()
@@ -83,7 +82,6 @@ async fn ended(fleet: &Fleet, era: i64, cause: Cause, entries: Option<usize>) ->
     if lost_at.is_none() && cause == Cause::Lost && entries.is_none() {
         return Ok(()); // another worker said so
     }
-    fleet.bells.log_now.notify_one();
     fleet.bells.dispatch.ring();
     let seconds = lost_at.map(|lost_at| (now - lost_at).as_seconds_f64().max(0.0));
     fleet.metrics.rebuilt(cause.word(), seconds);

@@ -67,7 +67,6 @@ impl Sealer {
             };
             let (number, leaves) = (sealed.checkpoint.number, sealed.checkpoint.leaves);
             tracing::debug!(number, leaves, "the log is sealed");
-            fleet.bells.log.notify_one();
             if !sealed.more {
                 break;
             }

@@ -137,7 +137,6 @@ async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: 
                     }
                 }
                 dat_fault::around_call("ack", || consumer.ack(&done));
-                fleet.bells.log_now.notify_one();
             }
             Committed::Refused(error) if group.len() == 1 => {
                 let fault = Fault::new("", FaultCode::Unstorable, error);
@@ -231,7 +230,6 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
             return false;
         }
     }
-    fleet.bells.log_now.notify_one();
     let mut dead = dead_letter(fleet, queue.name(), message, parked);
     loop {
         match dat_fault::around("park", fleet.publisher.publish(dead.clone())).await {

@@ -319,11 +319,6 @@ impl Dispatcher {
         }
         fleet.metrics.claim(&report, taken.len());
         // What only waits for its turn writes no event.
-        let logged = !taken.is_empty()
-            || !report.refused.is_empty()
-            || report.violations > 0
-            || report.broken > 0
-            || report.unaffordable > 0;
         let now = fleet.now();
         if let Some(due) = report.next_due.filter(|due| !asked.waits().contains(due)) {
             fleet.bells.dispatch.set(due, now);
@@ -335,9 +330,6 @@ impl Dispatcher {
             self.contended.store(0, Ordering::Relaxed);
         }
         asked.plans().for_each(|plan| fleet.live.touch(plan));
-        if logged {
-            fleet.bells.log.notify_one();
-        }
         dat_fault::around("claim.copies", fleet.limits.copy(&report.accounts)).await;
         doorbell::ring(fleet, Doorbell::Failed, &report.refused).await;
         Ok(())

@@ -89,9 +89,7 @@ impl Coordinator {
         let broken: Vec<_> =
             broken.into_iter().map(|row| (row.unit, documents.why_not(&row.unit.plan))).collect();
         fleet.metrics.seals_broken(broken.len());
-        if fleet.store.leave_undecided(&broken, now + BROKEN, now).await? > 0 {
-            fleet.bells.log.notify_one();
-        }
+        fleet.store.leave_undecided(&broken, now + BROKEN, now).await?;
         let rulings: Vec<Ruling> = failed
             .into_iter()
             .filter_map(|row| {
@@ -154,7 +152,6 @@ impl Coordinator {
         for plan in due.iter().filter(|plan| !documents.plans.contains_key(*plan)) {
             fleet.metrics.seals_broken(1);
             fleet.store.hold(*plan, &documents.why_not(plan), now + BROKEN, now).await?;
-            fleet.bells.log.notify_one();
         }
         let undos: Vec<_> = documents
             .plans
@@ -178,7 +175,6 @@ impl Coordinator {
         for plan in &report.touched {
             fleet.live.touch(*plan);
         }
-        fleet.bells.log_now.notify_one();
         if let Some(due) = report.next_due {
             fleet.bells.dispatch.set(due, fleet.now());
         }

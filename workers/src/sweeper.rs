@@ -16,6 +16,9 @@ const PASS: i64 = 500;
 /// How often partitions are made ahead, turned periods rolled up and limiters tidied.
 const CHORES: TimeDelta = TimeDelta::minutes(10);
 
+/// How often it is seen whether tables have grown so much that statements are planned for what they were.
+const STATISTICS: Duration = Duration::from_secs(2);
+
 /// Sweeps until the worker drains.
 pub(crate) async fn run(fleet: &Fleet) {
     let every = Duration::from_millis(fleet.settings.sweep_ms);
@@ -56,6 +59,10 @@ async fn sweep(fleet: &Fleet, chores_due: &mut DateTime<Utc>) -> Result<(), Stor
         fleet.store.roll_up_turned(PASS, now).await?;
         fleet.limits.tidy();
     }
+    if fleet.looks.mine("statistics", STATISTICS).await {
+        let refreshed = fleet.store.refresh_statistics().await?;
+        tracing::debug!(refreshed, "statistics");
+    }
     if found.stranded {
         let stranded = fleet.store.release_stranded(now).await?;
         fleet.metrics.sweeper_found("stranded_step", stranded);
@@ -87,7 +94,6 @@ async fn plans(fleet: &Fleet, now: DateTime<Utc>) -> Result<(), StoreError> {
         for plan in others {
             fleet.live.touch(plan);
         }
-        fleet.bells.log_now.notify_one();
     }
     Ok(())
 }

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use dat_bus::{Bus, BusConfig};
 use dat_connectors::{Connectors, Echo, Http, Mux};
 use dat_guards::{Looks, RuntimeStore};
 use dat_plan::clock::{SeededEntropy, SystemClock};
 use dat_plan::{Clock, Entropy};
-use dat_store::Store;
+use dat_store::{RelayPort, Store, Written};
 use dat_topology::{Exchange, Stage as StageName, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -108,12 +109,13 @@ impl Worker {
         let entropy = Arc::new(SeededEntropy::from_os());
         let name = name.unwrap_or_else(|| format!("worker-{}", &entropy.id().simple().to_string()[..8]));
         let sealer = Sealer::new(settings).map_err(cannot)?;
-        let (fleet, live, late) = assemble(settings, name, entropy)?;
+        let relays = roles.contains(&Role::Relay);
+        let Assembled { fleet, live, late, written } = assemble(settings, name, entropy, relays)?;
         let listener = TcpListener::bind(settings.worker.listen)
             .await
             .map_err(|error| CannotStart(format!("cannot listen on {}: {error}", settings.worker.listen)))?;
         let address = listener.local_addr().map_err(cannot)?;
-        let mut worker = Self::spawn(Arc::new(fleet), address, roles);
+        let mut worker = Self::spawn(Arc::new(fleet), address, roles, written);
         if roles.contains(&Role::Sweeper) {
             let fleet = Arc::clone(&worker.fleet);
             worker.stages.spawn(async move { sealer.run(&fleet).await });
@@ -126,7 +128,12 @@ impl Worker {
         Ok(worker)
     }
 
-    fn spawn(fleet: Arc<Fleet>, address: SocketAddr, roles: &BTreeSet<Role>) -> Self {
+    fn spawn(
+        fleet: Arc<Fleet>,
+        address: SocketAddr,
+        roles: &BTreeSet<Role>,
+        written: Option<mpsc::Receiver<Written>>,
+    ) -> Self {
         let mut stages = JoinSet::new();
         let mut helpers = JoinSet::new();
         let connectors = fleet.connectors.names();
@@ -186,9 +193,9 @@ impl Worker {
         helpers.spawn(async move { control::follow(&controlled).await });
         let renewing = Arc::clone(&fleet);
         helpers.spawn(async move { running.renew(&renewing).await });
-        let relay = roles.contains(&Role::Relay).then(|| {
+        let relay = written.map(|written| {
             let fleet = Arc::clone(&fleet);
-            tokio::spawn(async move { relay::run(&fleet).await })
+            tokio::spawn(async move { relay::run(&fleet, written).await })
         });
         Self { fleet, address, stages, committer, relay, helpers }
     }
@@ -245,15 +252,32 @@ impl Worker {
     }
 }
 
+/// What a worker is made of before its tasks start.
+struct Assembled {
+    fleet: Fleet,
+    live: LiveWriter,
+    late: LateWriter,
+    /// What this process writes to the log, if it relays.
+    written: Option<mpsc::Receiver<Written>>,
+}
+
 fn assemble(
     settings: &Settings,
     name: String,
     entropy: Arc<SeededEntropy>,
-) -> Result<(Fleet, LiveWriter, LateWriter), CannotStart> {
+    relays: bool,
+) -> Result<Assembled, CannotStart> {
     let trust = settings.trust().map_err(cannot)?;
     let statement = Duration::from_millis(settings.worker.statement_ms);
-    let store = Store::bounded(&settings.database_url, settings.worker.connections, &name, statement)
+    let mut store = Store::bounded(&settings.database_url, settings.worker.connections, &name, statement)
         .map_err(cannot)?;
+    let mut written = None;
+    if relays {
+        let lease = TimeDelta::milliseconds(i64::try_from(settings.worker.lease_ms).unwrap_or(i64::MAX));
+        let (port, receiver) = RelayPort::new(entropy.id(), lease.max(relay::LEASE));
+        store = store.relayed_by(port);
+        written = Some(receiver);
+    }
     let config = BusConfig::new(&settings.amqp_url, name.clone()).map_err(cannot)?;
     let bus = Bus::start(config, CancellationToken::new());
     let topology = Topology::new(settings.namespace.as_deref());
@@ -300,5 +324,5 @@ fn assemble(
         draining: CancellationToken::new(),
         closing: CancellationToken::new(),
     };
-    Ok((fleet, writer, late_writer))
+    Ok(Assembled { fleet, live: writer, late: late_writer, written })
 }

@@ -18,6 +18,8 @@ use sqlx::{Describe, Either, Error, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::handover::{Handover, RelayPort};
+
 /// How much longer this side waits than the server works on a statement: what an answer may need on its way.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
@@ -30,13 +32,20 @@ pub(crate) struct PgConnection {
     /// Whether an answer did not come in time: whatever comes now is of no use.
     silent: bool,
     in_transaction: bool,
+    /// What it writes to the log goes to this process's own relay, once it is committed.
+    handover: Option<Handover>,
 }
 
 impl PgConnection {
     async fn acquire(pool: &PgPool, limit: Duration) -> Result<Self, Error> {
         // The pool bounds this itself, and the connecting with it.
         let pooled = pool.acquire().await?;
-        Ok(Self { pooled: Some(pooled), limit, silent: false, in_transaction: false })
+        Ok(Self { pooled: Some(pooled), limit, silent: false, in_transaction: false, handover: None })
+    }
+
+    /// Where what is written to the log is handed to, if to anybody.
+    pub(crate) const fn handover(&mut self) -> Option<&mut Handover> {
+        self.handover.as_mut()
     }
 
     /// The driver's connection, and where to note that it fell silent.
@@ -149,9 +158,14 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    pub(crate) async fn begin(pool: &PgPool, limit: Duration) -> Result<Self, Error> {
+    pub(crate) async fn begin(
+        pool: &PgPool,
+        limit: Duration,
+        relay: Option<&RelayPort>,
+    ) -> Result<Self, Error> {
         let mut connection = PgConnection::acquire(pool, limit).await?;
         connection.in_transaction = true;
+        connection.handover = relay.map(RelayPort::open);
         (&mut connection).execute("BEGIN").await?;
         Ok(Self { connection })
     }
@@ -160,6 +174,9 @@ impl Transaction {
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         (&mut self.connection).execute("COMMIT").await?;
         self.connection.in_transaction = false;
+        if let Some(handover) = self.connection.handover.take() {
+            handover.committed();
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::connection::{GRACE, Pooled, Transaction};
 use crate::error::StoreError;
+use crate::handover::RelayPort;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -20,6 +21,8 @@ pub struct Store {
     pool: PgPool,
     /// How long this side waits for the answer to a statement.
     limit: Duration,
+    /// This process's own relay, if it has one.
+    relay: Option<RelayPort>,
 }
 
 impl Store {
@@ -53,6 +56,8 @@ impl Store {
                 ("enable_seqscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
+                // What is worked on is in memory: ten rows by their keys cost less than a hundred read for them.
+                ("random_page_cost", "1.1"),
                 // Planned once a connection: what a statement reaches does not depend on how many keys it is given.
                 ("plan_cache_mode", "force_generic_plan"),
                 // A scan that no index can spare looks so dear then that it would be compiled first: 38 ms for one row.
@@ -64,7 +69,18 @@ impl Store {
             // The ping before every use costs a round trip; a dead connection shows as Unavailable and is done again.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { pool, limit: statement + GRACE })
+        Ok(Self { pool, limit: statement + GRACE, relay: None })
+    }
+
+    /// The same store, whose writes to the log go to this process's own relay when they are committed.
+    #[must_use]
+    pub fn relayed_by(self, relay: RelayPort) -> Self {
+        Self { relay: Some(relay), ..self }
+    }
+
+    /// This process's own relay.
+    pub(crate) const fn relay(&self) -> Option<&RelayPort> {
+        self.relay.as_ref()
     }
 
     /// Applies the migrations that are missing; safe to run from several processes at once.
@@ -104,7 +120,7 @@ impl Store {
 
     /// A transaction that reads much of the database as of one moment: it may plan as whole tables want.
     pub(crate) async fn begin_reading(&self) -> Result<Transaction, StoreError> {
-        let mut tx = Transaction::begin(&self.pool, READING).await?;
+        let mut tx = Transaction::begin(&self.pool, READING, None).await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
         sqlx::query(
             "SELECT set_config(name, 'on', true)
@@ -117,13 +133,13 @@ impl Store {
 
     /// A transaction that reads rows by their keys as of one moment, for as long as it takes.
     pub(crate) async fn begin_snapshot(&self) -> Result<Transaction, StoreError> {
-        let mut tx = Transaction::begin(&self.pool, READING).await?;
+        let mut tx = Transaction::begin(&self.pool, READING, None).await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
         sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
         Ok(tx)
     }
 
     pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
-        Ok(Transaction::begin(&self.pool, self.limit).await?)
+        Ok(Transaction::begin(&self.pool, self.limit, self.relay.as_ref()).await?)
     }
 }

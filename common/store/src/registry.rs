@@ -100,7 +100,7 @@ impl Store {
         let inserted = insert_plans(&mut tx, &owned, (&supersedes, &facts), now).await?;
         let new: Vec<&Registration> =
             owned.into_iter().filter(|c| inserted.contains(&c.document.key())).collect();
-        let streams: Vec<_> = new.iter().map(|c| (c.document.key(), now.date_naive())).collect();
+        let streams: Vec<_> = new.iter().map(|c| (c.document.key(), c.traceparent.clone())).collect();
         event_log::open_streams(&mut tx, &streams, now).await?;
         let mut events: Vec<NewEvent> = Vec::with_capacity(3 * new.len());
         for submission in &new {

@@ -399,7 +399,7 @@ impl Worker {
             self.point(Point::Relayed)?;
             progress.push(stream.confirmed(confirmed, now));
         }
-        shared.store.record_relayed(&progress).await.expect("the database answers");
+        shared.store.record_relayed(&progress, &[]).await.expect("the database answers");
         Ok(any)
     }
 }

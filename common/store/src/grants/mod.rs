@@ -14,8 +14,9 @@ use crate::pool::Store;
 use tables::{Access, Columns, TABLES};
 
 /// What the owner does for a role that asks for it.
-const FUNCTIONS: [(&str, Role); 2] = [
+const FUNCTIONS: [(&str, Role); 3] = [
     ("ensure_event_partition(date)", Role::Worker),
+    ("refresh_statistics()", Role::Worker),
     ("detach_event_month(date, timestamptz)", Role::Operator),
 ];
 

@@ -96,10 +96,10 @@ const ATTEMPT: &[&str] = &["plan_id", "plan_version", "kind", "step_index", "att
 const ACCOUNT: &[&str] =
     &["account_id", "tenant", "currency", "plan_id", "plan_version", "period", "period_start"];
 const RESERVATION: &[&str] = &["undo_amount", "action_open", "undo_open"];
-const STREAM: &[&str] = &["plan_id", "plan_version", "partition_date"];
+const STREAM: &[&str] = &["plan_id", "plan_version", "partition_date", "traceparent"];
 
 /// All of them, but for the partitions of the log, which nobody is granted: they are reached through the log.
-pub(super) const TABLES: [Table; 29] = [
+pub(super) const TABLES: [Table; 30] = [
     table("plan_owner", APPEND, READ),
     table("execution_plan", APPEND.except(&[PLAN]), READ.except(&[PLAN, VERDICT])),
     table("plan_verdict", APPEND, READ),
@@ -127,6 +127,8 @@ pub(super) const TABLES: [Table; 29] = [
     table("breaker_force", READ, APPEND.except(&[&["connector"]]).delete()),
     // Checkpoints of the log: what grew is noted by whoever appends, and sealed by a worker.
     table("stream_growth", APPEND.delete(), APPEND),
+    // What is to be published: told by whoever appends, deleted by whoever published it.
+    table("relay_due", APPEND.only(&["due"]).delete(), APPEND),
     table("audit_checkpoint", APPEND, READ),
     table("audit_leaf", APPEND, READ),
     table("checkpoint_turn", READ.only(&["next_at"]), READ),

@@ -99,7 +99,7 @@ async fn relay(db: Db, seed: u64) {
                 stream.confirmed(count, now)
             })
             .collect::<Vec<_>>();
-        db.store.record_relayed(&progress).await.unwrap();
+        db.store.record_relayed(&progress, &[]).await.unwrap();
         db.store.expire_leases(50, now).await.unwrap();
     }
 }

@@ -144,7 +144,7 @@ impl Act {
             Self::RecordRelayed => {
                 let progress: Vec<_> =
                     streams.into_iter().rev().map(|stream| stream.confirmed(1, at(4))).collect();
-                store.record_relayed(&progress).await.map(drop)
+                store.record_relayed(&progress, &[]).await.map(drop)
             }
         }
         .unwrap();

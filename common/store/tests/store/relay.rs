@@ -42,7 +42,10 @@ async fn a_stream_is_read_in_order_without_a_gap_from_where_it_was_confirmed() {
             let confirmed = if now == 11 { 0 } else { stream.events.len().min(2) };
             read.extend(places(&stream).into_iter().take(confirmed));
             let again = at(now + 1);
-            assert_eq!(db.store.record_relayed(&[stream.confirmed(confirmed, again)]).await.unwrap(), 1);
+            assert_eq!(
+                db.store.record_relayed(&[stream.confirmed(confirmed, again)], &[]).await.unwrap().len(),
+                1
+            );
             now += 1;
         }
         assert_eq!(read, (1..=total).collect::<Vec<_>>());
@@ -71,10 +74,13 @@ async fn a_relay_whose_claim_was_taken_over_records_nothing() {
         let late = claim(&db, 3, 10).await.unwrap();
         let next = claim(&db, 2, 40).await.unwrap();
         let before = db.dump().await;
-        assert_eq!(db.store.record_relayed(&[late.clone().confirmed(3, at(41))]).await.unwrap(), 0);
+        assert_eq!(
+            db.store.record_relayed(&[late.clone().confirmed(3, at(41))], &[]).await.unwrap().len(),
+            0
+        );
         assert_eq!(db.dump().await, before);
-        assert_eq!(db.store.record_relayed(&[next.confirmed(2, at(42))]).await.unwrap(), 1);
-        assert_eq!(db.store.record_relayed(&[late.confirmed(1, at(43))]).await.unwrap(), 0);
+        assert_eq!(db.store.record_relayed(&[next.confirmed(2, at(42))], &[]).await.unwrap().len(), 1);
+        assert_eq!(db.store.record_relayed(&[late.confirmed(1, at(43))], &[]).await.unwrap().len(), 0);
         assert_eq!(places(&claim(&db, 2, 44).await.unwrap()), [3, 4]);
     })
     .await;
@@ -86,11 +92,11 @@ async fn progress_only_goes_forwards() {
         completed(&db).await;
         let stream = claim(&db, 5, 10).await.unwrap();
         let relayed = "SELECT max(relayed) FROM event_stream";
-        db.store.record_relayed(&[stream.clone().confirmed(4, at(11))]).await.unwrap();
+        db.store.record_relayed(&[stream.clone().confirmed(4, at(11))], &[]).await.unwrap();
         assert_eq!(db.number(relayed).await, 4);
         // The same claim again, with less: a record that was repeated, or came late.
-        db.store.record_relayed(&[stream.clone().confirmed(1, at(11))]).await.unwrap();
-        db.store.record_relayed(&[stream.confirmed(0, at(11))]).await.unwrap();
+        db.store.record_relayed(&[stream.clone().confirmed(1, at(11))], &[]).await.unwrap();
+        db.store.record_relayed(&[stream.confirmed(0, at(11))], &[]).await.unwrap();
         assert_eq!(db.number(relayed).await, 4);
     })
     .await;
