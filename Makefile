@@ -65,17 +65,23 @@ fmt: ## Format the code
 	@$(CARGO) fmt --all
 
 # What a fleet does and costs, on fleets of their own: each prints its figures, and fails where they are not as promised.
-.PHONY: bench bench-tenants bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio
+.PHONY: bench bench-peers bench-tenants bench-history bench-backlog bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio
 bench: ## Measure throughput, latency and cost with everything on, at 1, 2 and 4 workers, and as a share of the servers' limit
 	@$(CARGO) build --release --locked --workspace --bins
 	@$(WITH_STACK) target/release/fleet-bench throughput
+bench-peers: ## Measure Restate, DBOS and Celery beside DAT: npm and pip install them into target/peers
+	@loadtest/peers/install target/peers
+	@$(CARGO) build --release --locked --workspace --bins
+	@$(WITH_STACK) env DAT_PEERS=target/peers target/release/fleet-bench peers
 bench-tenants: ## Measure the throughput with 1,000 tenants beside that with one
+bench-history: ## Measure the throughput with DAT_BENCH_PLANS (200,000) finished plans in the database beside that with none
+bench-backlog: ## Measure the throughput with DAT_BENCH_PLANS (200,000) waiting plans beside that with 200
 bench-overload: ## Measure two minutes of twice what the fleet bears
 bench-idle: ## Measure what 20 idle workers ask of PostgreSQL
 bench-fairness: ## Measure a small plan beside a tenant with 20,000 steps waiting
 bench-rate: ## Measure what a rate lets pass, and what PostgreSQL does for it, with 20,000 steps waiting
 bench-guards-ratio: ## Measure the throughput with every guard on, as a ratio of that without
-bench-tenants bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio: bench-%:
+bench-tenants bench-history bench-backlog bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio: bench-%:
 	@$(CARGO) build --release --locked --workspace --bins
 	@$(WITH_STACK) target/release/fleet-bench $(patsubst guards-%,%,$*)
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::cost::Counters;
 use crate::failure::Failure;
+use crate::history::HistoryArgs;
 use crate::limit::LimitArgs;
 use crate::pace::Pace;
 
@@ -26,6 +27,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Submit plans, follow each to its end, and report throughput, latency and whatever was lost or doubled
     Run(Box<RunArgs>),
+    /// Copy a plan's rows many times, so that a run may be measured on a database with a history, or with a backlog
+    History(HistoryArgs),
     /// Measure what the servers let through with no logic at all: the limit that a run's figure is a share of
     Limit {
         /// How it is measured
@@ -197,7 +200,7 @@ mod tests {
         let words = format!("dat-loadtest run --amqp-url amqp://localhost {line}");
         Cli::try_parse_from(words.split_whitespace()).map(|cli| match cli.command {
             Command::Run(args) => *args,
-            Command::Limit { .. } => panic!("not a run: {line}"),
+            Command::History(_) | Command::Limit { .. } => panic!("not a run: {line}"),
         })
     }
 

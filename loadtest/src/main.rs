@@ -3,7 +3,8 @@
 //! It is a producer like any other: it publishes plan documents with confirms, follows `dat.events`, and knows of DAT
 //! only the names and bodies of the contract ([`contract`], [`event`]). Of DAT's crates it links the bus, and the
 //! clock and the seeded randomness of `dat-plan`; it sees no worker and no topology, and of the servers' data nothing but
-//! their counters, where it is asked what a run [`cost`].
+//! their counters, where it is asked what a run [`cost`]. Only [`history`], which copies a plan's rows so that a fleet may
+//! be measured on millions of them, goes behind the contract.
 //!
 //! [`workload`] makes the documents, [`pace`] says when each is due, [`session`] publishes and listens, [`tally`]
 //! accounts for every plan, and [`sandbox`] asks the outside world whether it agrees.
@@ -17,6 +18,7 @@ mod cost;
 mod event;
 mod failure;
 mod faults;
+mod history;
 mod latency;
 mod limit;
 mod pace;
@@ -62,6 +64,9 @@ async fn main() -> ExitCode {
             };
             (text, report.passed)
         }),
+        Command::History(args) => {
+            history::load(&args, SeededEntropy::from_os().id()).await.map(|text| (text, true))
+        }
         Command::Limit { args, output } => limit::measure(&args).await.map(|limits| {
             let text = match output {
                 OutputFormat::Table => limit::table(&limits, None),

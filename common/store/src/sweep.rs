@@ -55,7 +55,9 @@ impl Store {
 
     /// Has the tables analysed that have grown much since they last were; gives how many.
     pub async fn refresh_statistics(&self) -> Result<i32, StoreError> {
-        Ok(sqlx::query_scalar!(r#"SELECT refresh_statistics() AS "refreshed!""#).fetch_one(self.pool()).await?)
+        Ok(sqlx::query_scalar!(r#"SELECT refresh_statistics() AS "refreshed!""#)
+            .fetch_one(self.pool())
+            .await?)
     }
 
     /// Ends plans whose deadline passed or whose approval expired: before they started, at once; else by rollback.
