@@ -94,8 +94,6 @@ impl Ledger {
     /// Writes what changed: accounts, reservations, entries. The events are the caller's to append.
     pub(crate) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         self.write_accounts(conn).await?;
-        self.write_new_reservations(conn).await?;
-        self.write_reservations(conn).await?;
         self.write_entries(conn).await
     }
 
@@ -145,81 +143,48 @@ impl Ledger {
         snapshot::write(conn, &rolled_up, self.at).await
     }
 
-    async fn write_new_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let (keys, new): (Vec<&ReservationKey>, Vec<&Reservation>) =
-            self.reservations.iter().filter(|(_, r)| r.new).unzip();
-        if new.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount,
-                 undo_amount, action_open, undo_open, accounts, reserved_at)
-             -- Arrays of arrays have one length in PostgreSQL, and levels differ: a list each, as text.
-             SELECT n.plan_id, n.plan_version, n.step_index, n.attempt, n.action_amount, n.undo_amount,
-                    n.action_open, n.undo_open, n.accounts::bigint[], $10
-             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[],
-                         $7::boolean[], $8::boolean[], $9::text[])
-                  AS n (plan_id, plan_version, step_index, attempt, action_amount, undo_amount, action_open,
-                        undo_open, accounts)",
-            &keys.iter().map(|k| k.0.plan_id).collect::<Vec<_>>(),
-            &keys.iter().map(|k| k.0.plan_version).collect::<Vec<_>>(),
-            &keys.iter().map(|k| k.1).collect::<Vec<_>>(),
-            &keys.iter().map(|k| k.2).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.action_amount).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.undo_amount).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.action_open).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.undo_open).collect::<Vec<_>>(),
-            &new.iter().map(|r| array_text(&r.accounts)).collect::<Vec<_>>(),
-            self.at,
-        )
-        .execute(conn)
-        .await?;
-        Ok(())
-    }
-
-    async fn write_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let changed: Vec<_> = self.reservations.iter().filter(|(_, r)| r.dirty && !r.new).collect();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let written = sqlx::query!(
-            "UPDATE budget_reservation AS r
-             SET undo_amount = n.undo_amount, action_open = n.action_open, undo_open = n.undo_open
-             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::integer[], $5::bigint[], $6::boolean[],
-                         $7::boolean[])
-                  AS n (plan_id, plan_version, step_index, attempt, undo_amount, action_open, undo_open)
-             WHERE r.plan_id = n.plan_id AND r.plan_version = n.plan_version AND r.step_index = n.step_index
-               AND r.attempt = n.attempt",
-            &changed.iter().map(|(k, _)| k.0.plan_id).collect::<Vec<_>>(),
-            &changed.iter().map(|(k, _)| k.0.plan_version).collect::<Vec<_>>(),
-            &changed.iter().map(|(k, _)| k.1).collect::<Vec<_>>(),
-            &changed.iter().map(|(k, _)| k.2).collect::<Vec<_>>(),
-            &changed.iter().map(|(_, r)| r.undo_amount).collect::<Vec<_>>(),
-            &changed.iter().map(|(_, r)| r.action_open).collect::<Vec<_>>(),
-            &changed.iter().map(|(_, r)| r.undo_open).collect::<Vec<_>>(),
-        )
-        .execute(conn)
-        .await?;
-        assert_rows(written.rows_affected(), changed.len(), "reservation")
-    }
-
+    /// Reservations that are new or changed, and the entries, in one statement.
     async fn write_entries(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let entries = std::mem::take(&mut self.entries);
-        if entries.is_empty() {
+        let (new_keys, new): (Vec<&ReservationKey>, Vec<&Reservation>) =
+            self.reservations.iter().filter(|(_, r)| r.new).unzip();
+        let changed: Vec<_> = self.reservations.iter().filter(|(_, r)| r.dirty && !r.new).collect();
+        if entries.is_empty() && new.is_empty() && changed.is_empty() {
             return Ok(());
         }
         let versions = |entry: &Entry| -> Vec<i64> {
             entry.accounts.iter().filter_map(|id| self.accounts.get(id)).map(|row| row.view.version).collect()
         };
-        sqlx::query!(
-            "INSERT INTO budget_entry (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held,
-                 tenant, currency, accounts, account_versions, at)
-             SELECT n.plan_id, n.plan_version, n.kind, n.step_index, n.attempt, n.entry, n.part, n.amount, n.held,
-                    n.tenant, n.currency, n.accounts::bigint[], n.versions::bigint[], $14
-             FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::text[], $7::text[],
-                         $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[])
-                  AS n (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held, tenant,
-                        currency, accounts, versions)",
+        let written = sqlx::query_scalar!(
+            // Arrays of arrays have one length in PostgreSQL, and levels differ: a list each, as text.
+            r#"WITH entered AS (
+                 INSERT INTO budget_entry (plan_id, plan_version, kind, step_index, attempt, entry, part, amount,
+                     held, tenant, currency, accounts, account_versions, at)
+                 SELECT n.plan_id, n.plan_version, n.kind, n.step_index, n.attempt, n.entry, n.part, n.amount,
+                        n.held, n.tenant, n.currency, n.accounts::bigint[], n.versions::bigint[], $14
+                 FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::text[],
+                             $7::text[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[])
+                      AS n (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held, tenant,
+                            currency, accounts, versions)),
+             reserved AS (
+                 INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount,
+                     undo_amount, action_open, undo_open, accounts, reserved_at)
+                 SELECT n.plan_id, n.plan_version, n.step_index, n.attempt, n.action_amount, n.undo_amount,
+                        n.action_open, n.undo_open, n.accounts::bigint[], $14
+                 FROM UNNEST($15::uuid[], $16::integer[], $17::integer[], $18::integer[], $19::bigint[],
+                             $20::bigint[], $21::boolean[], $22::boolean[], $23::text[])
+                      AS n (plan_id, plan_version, step_index, attempt, action_amount, undo_amount, action_open,
+                            undo_open, accounts)),
+             changed AS (
+                 UPDATE budget_reservation AS r
+                 SET undo_amount = n.undo_amount, action_open = n.action_open, undo_open = n.undo_open
+                 FROM UNNEST($24::uuid[], $25::integer[], $26::integer[], $27::integer[], $28::bigint[],
+                             $29::boolean[], $30::boolean[])
+                      AS n (plan_id, plan_version, step_index, attempt, undo_amount, action_open, undo_open)
+                 WHERE r.plan_id = n.plan_id AND r.plan_version = n.plan_version AND r.step_index = n.step_index
+                   AND r.attempt = n.attempt
+                 RETURNING 1)
+             SELECT count(*) AS "changed!" FROM changed"#,
             &entries.iter().map(|e| e.unit.plan.plan_id).collect::<Vec<_>>(),
             &entries.iter().map(|e| e.unit.plan.plan_version).collect::<Vec<_>>(),
             &entries.iter().map(|e| e.unit.kind.as_str().to_owned()).collect::<Vec<_>>(),
@@ -234,10 +199,26 @@ impl Ledger {
             &entries.iter().map(|e| array_text(&e.accounts)).collect::<Vec<_>>(),
             &entries.iter().map(|e| array_text(&versions(e))).collect::<Vec<_>>(),
             self.at,
+            &new_keys.iter().map(|k| k.0.plan_id).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.0.plan_version).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.1).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.2).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| array_text(&r.accounts)).collect::<Vec<_>>(),
+            &changed.iter().map(|(k, _)| k.0.plan_id).collect::<Vec<_>>(),
+            &changed.iter().map(|(k, _)| k.0.plan_version).collect::<Vec<_>>(),
+            &changed.iter().map(|(k, _)| k.1).collect::<Vec<_>>(),
+            &changed.iter().map(|(k, _)| k.2).collect::<Vec<_>>(),
+            &changed.iter().map(|(_, r)| r.undo_amount).collect::<Vec<_>>(),
+            &changed.iter().map(|(_, r)| r.action_open).collect::<Vec<_>>(),
+            &changed.iter().map(|(_, r)| r.undo_open).collect::<Vec<_>>(),
         )
-        .execute(conn)
+        .fetch_one(conn)
         .await?;
-        Ok(())
+        assert_rows(written.unsigned_abs(), changed.len(), "reservation")
     }
 }
 

@@ -62,33 +62,24 @@ async fn write_taken(
     let attempts: Vec<i32> = taken.iter().map(|t| t.1).collect();
     let epochs: Vec<i64> = taken.iter().map(|t| t.2).collect();
     let keys: Vec<String> = taken.iter().map(|t| t.3.clone()).collect();
-    let written = sqlx::query!(
-        "UPDATE execution_step AS s
-         SET state = 'running', attempts = n.attempt, lease_epoch = n.epoch, lease_until = $7, worker = $8,
-             started_at = $9, wait_reason = NULL, rate_slot = NULL, counted_as = NULL
-         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[])
-              AS n (plan_id, plan_version, kind, step_index, attempt, epoch)
-         WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state || '' = 'ready'",
-        &ids,
-        &versions,
-        &kinds,
-        &indexes,
-        &attempts,
-        &epochs,
-        until,
-        worker,
-        now,
-    )
-    .execute(&mut *conn)
-    .await?;
-    plan_row::assert_rows(written.rows_affected(), taken.len(), "step")?;
-    sqlx::query!(
-        "INSERT INTO step_attempt (plan_id, plan_version, kind, step_index, attempt, lease_epoch, idempotency_key,
-             worker, started_at, send_before)
-         SELECT plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key, $8, $9, $10
-         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
-              AS n (plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key)",
+    let written = sqlx::query_scalar!(
+        r#"WITH n AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::bigint[],
+                                  $7::text[])
+                  AS n (plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key)),
+         begun AS (
+             INSERT INTO step_attempt (plan_id, plan_version, kind, step_index, attempt, lease_epoch,
+                 idempotency_key, worker, started_at, send_before)
+             SELECT plan_id, plan_version, kind, step_index, attempt, epoch, idempotency_key, $8, $9, $10 FROM n),
+         taken AS (
+             UPDATE execution_step AS s
+             SET state = 'running', attempts = n.attempt, lease_epoch = n.epoch, lease_until = $10, worker = $8,
+                 started_at = $9, wait_reason = NULL, rate_slot = NULL, counted_as = NULL
+             FROM n
+             WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
+               AND s.step_index = n.step_index AND s.state || '' = 'ready'
+             RETURNING 1)
+         SELECT count(*) AS "taken!" FROM taken"#,
         &ids,
         &versions,
         &kinds,
@@ -100,9 +91,9 @@ async fn write_taken(
         now,
         until,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(())
+    plan_row::assert_rows(written.unsigned_abs(), taken.len(), "step")
 }
 
 /// Notes what counts the units that were taken.

@@ -20,8 +20,7 @@ use crate::unit_columns::unit_columns;
 impl Group {
     /// Steps, attempts, and what is unlocked by them.
     pub(super) async fn write_units(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        write_rows(conn, &self.writes).await?;
-        write_attempts(conn, &self.writes, self.now).await?;
+        write_rows(conn, &self.writes, self.now).await?;
         self.note_late(conn).await?;
         self.roll_back_forward_rows(conn).await?;
         self.unlock(conn).await
@@ -180,27 +179,45 @@ impl Group {
     }
 }
 
-async fn write_rows(conn: &mut PgConnection, writes: &[Write]) -> Result<(), StoreError> {
+/// Steps and their attempts in one statement: it costs a round trip, and there are two dozen of these in a settlement.
+async fn write_rows(
+    conn: &mut PgConnection,
+    writes: &[Write],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
     }
+    let units: BTreeSet<UnitKey> = writes.iter().map(|w| w.unit).collect();
+    debug_assert_eq!(units.len(), writes.len(), "a unit is settled once a group: its lease is consumed");
     let (ids, versions, kinds, indexes) = unit_columns(writes.iter().map(|w| &w.unit));
-    let written = sqlx::query!(
-        "UPDATE execution_step AS s
-         SET state = n.state, sent = s.sent OR n.sent, needs_decision = n.needs_decision,
-             last_outcome = n.outcome, lost = n.lost, key_number = n.key_number, probes = n.probes,
-             cost = n.cost, refund = n.refund, result = coalesce(n.result, s.result), detail = n.detail,
-             wait_reason = n.wait_reason, not_before = n.not_before, ended_at = n.ended_at,
-             retry_after_ms = n.retry_after_ms, lease_until = NULL
-         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::text[], $6::boolean[],
+    let written = sqlx::query_scalar!(
+        r#"WITH n AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::text[], $6::boolean[],
                      $7::boolean[], $8::text[], $9::integer[], $10::integer[], $11::integer[], $12::bigint[],
                      $13::bigint[], $14::jsonb[], $15::text[], $16::text[], $17::timestamptz[],
-                     $18::timestamptz[], $19::bigint[])
+                     $18::timestamptz[], $19::bigint[], $20::integer[], $21::bigint[])
               AS n (plan_id, plan_version, kind, step_index, state, sent, needs_decision, outcome, lost,
                     key_number, probes, cost, refund, result, detail, wait_reason, not_before, ended_at,
-                    retry_after_ms)
-         WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
-           AND s.step_index = n.step_index AND s.state IN ('running', 'unknown')",
+                    retry_after_ms, attempt, attempt_cost)),
+         ended AS (
+             UPDATE step_attempt AS a
+             SET ended_at = $22, outcome = n.outcome, cost = n.attempt_cost, detail = n.detail
+             FROM n
+             WHERE a.plan_id = n.plan_id AND a.plan_version = n.plan_version AND a.kind = n.kind
+               AND a.step_index = n.step_index AND a.attempt = n.attempt),
+         written AS (
+             UPDATE execution_step AS s
+             SET state = n.state, sent = s.sent OR n.sent, needs_decision = n.needs_decision,
+                 last_outcome = n.outcome, lost = n.lost, key_number = n.key_number, probes = n.probes,
+                 cost = n.cost, refund = n.refund, result = coalesce(n.result, s.result), detail = n.detail,
+                 wait_reason = n.wait_reason, not_before = n.not_before, ended_at = n.ended_at,
+                 retry_after_ms = n.retry_after_ms, lease_until = NULL
+             FROM n
+             WHERE s.plan_id = n.plan_id AND s.plan_version = n.plan_version AND s.kind = n.kind
+               AND s.step_index = n.step_index AND s.state IN ('running', 'unknown')
+             RETURNING 1)
+         SELECT count(*) AS "written!" FROM written"#,
         &ids,
         &versions,
         &kinds,
@@ -220,38 +237,11 @@ async fn write_rows(conn: &mut PgConnection, writes: &[Write]) -> Result<(), Sto
         &writes.iter().map(|w| w.not_before).collect::<Vec<_>>(),
         &writes.iter().map(|w| w.ended_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
         &writes.iter().map(|w| w.retry_after_ms).collect::<Vec<_>>(),
-    )
-    .execute(conn)
-    .await?;
-    plan_row::assert_rows(written.rows_affected(), writes.len(), "step")
-}
-
-async fn write_attempts(
-    conn: &mut PgConnection,
-    writes: &[Write],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let units: BTreeSet<UnitKey> = writes.iter().map(|w| w.unit).collect();
-    debug_assert_eq!(units.len(), writes.len(), "a unit is settled once a group: its lease is consumed");
-    let (ids, versions, kinds, indexes) = unit_columns(writes.iter().map(|w| &w.unit));
-    sqlx::query!(
-        "UPDATE step_attempt AS a SET ended_at = $9, outcome = n.outcome, cost = n.cost, detail = n.detail
-         FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::integer[], $6::text[],
-                     $7::bigint[], $8::text[])
-              AS n (plan_id, plan_version, kind, step_index, attempt, outcome, cost, detail)
-         WHERE a.plan_id = n.plan_id AND a.plan_version = n.plan_version AND a.kind = n.kind
-           AND a.step_index = n.step_index AND a.attempt = n.attempt",
-        &ids,
-        &versions,
-        &kinds,
-        &indexes,
         &writes.iter().map(|w| w.attempt).collect::<Vec<_>>(),
-        &writes.iter().map(|w| w.outcome.as_str().to_owned()).collect::<Vec<_>>(),
         &writes.iter().map(|w| w.attempt_cost).collect::<Vec<_>>(),
-        &writes.iter().map(|w| w.detail.clone()).collect::<Vec<_>>() as &[Option<String>],
         now,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(())
+    plan_row::assert_rows(written.unsigned_abs(), writes.len(), "step")
 }
