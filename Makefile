@@ -80,7 +80,7 @@ bench-overload: ## Measure two minutes of twice what the fleet bears
 bench-idle: ## Measure what 20 idle workers ask of PostgreSQL
 bench-fairness: ## Measure a small plan beside a tenant with 20,000 steps waiting
 bench-rate: ## Measure what a rate lets pass, and what PostgreSQL does for it, with 20,000 steps waiting
-bench-guards-ratio: ## Measure the throughput with every guard on, as a ratio of that without
+bench-guards-ratio: ## Measure what governance costs: the throughput with everything on, as a ratio of that without guards, sealing, approvals
 bench-tenants bench-history bench-backlog bench-overload bench-idle bench-fairness bench-rate bench-guards-ratio: bench-%:
 	@$(CARGO) build --release --locked --workspace --bins
 	@$(WITH_STACK) target/release/fleet-bench $(patsubst guards-%,%,$*)

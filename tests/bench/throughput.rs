@@ -1,5 +1,5 @@
 //! Throughput and latency with everything on: guards, budgets, approval, the audit log and both streams of events; with one,
-//! two and four workers, and as a share of what the servers let through.
+//! two and four workers, each with as many plans in flight as it has slots, and as a share of what the servers let through.
 
 use serde_json::Value;
 
@@ -8,8 +8,9 @@ use crate::load::{self, BATCHED, LIMITS, document, figure};
 
 /// How many times each is measured, in turns.
 const RUNS: usize = 3;
-const PLANS: &str = "1500";
-const IN_FLIGHT: &str = "256";
+const PLANS: &str = "3000";
+/// Plans in flight, for each worker: as many as it has slots.
+const IN_FLIGHT: usize = 256;
 const WORKERS: [usize; 3] = [1, 2, 4];
 /// Plans one after the other, for the latency of a plan alone.
 const ALONE: &str = "100";
@@ -41,7 +42,8 @@ pub(crate) async fn run() -> bool {
     for run in 0..RUNS {
         for (place, workers) in WORKERS.into_iter().enumerate() {
             let fleet = load::fleet(workers, &settings(), true).await;
-            let arguments = ["--plans", PLANS, "--in-flight", IN_FLIGHT, "--cost"];
+            let in_flight = (IN_FLIGHT * workers).to_string();
+            let arguments = ["--plans", PLANS, "--in-flight", &in_flight, "--cost"];
             let report = load::run(&fleet, &document(true), &arguments).await;
             println!("run {}, {workers} workers: {:.0} steps/s", run + 1, figure(&report, "/steps_per_s"));
             reports[place].push(report);

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::fleet::Fleet;
 
 /// Changes within so long are one write.
-const GATHER: Duration = Duration::from_millis(250);
+const GATHER: Duration = Duration::from_millis(500);
 
 /// Takes note of plans that changed.
 pub(crate) struct Live {

@@ -30,7 +30,7 @@ const START: PlanKey = PlanKey::new(Uuid::nil(), 0);
 /// How far clocks may differ: what was reserved so near to the turn of a window may count in either.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 /// A comparison of windows with the ledger takes at most this part of the time.
-const SHARE: u32 = 20;
+const SHARE: u32 = 50;
 
 /// Why a look was not finished.
 #[derive(Debug, thiserror::Error)]

@@ -180,11 +180,7 @@ impl Group {
 }
 
 /// Steps and their attempts in one statement: it costs a round trip, and there are two dozen of these in a settlement.
-async fn write_rows(
-    conn: &mut PgConnection,
-    writes: &[Write],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+async fn write_rows(conn: &mut PgConnection, writes: &[Write], now: DateTime<Utc>) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
     }
