@@ -24,6 +24,7 @@ ALTER TABLE event_stream
 UPDATE event_stream s SET traceparent = p.traceparent
 FROM execution_plan p
 WHERE p.plan_id = s.plan_id AND p.plan_version = s.plan_version AND p.state <> 'archived';
+UPDATE event_stream SET relay_until = to_timestamp(0) WHERE relayed = last_sequence;
 COMMENT ON COLUMN event_stream.relay_owner IS 'The process whose relay has claimed it, and which hands it what it writes; null where nobody has.';
 COMMENT ON COLUMN event_stream.traceparent IS 'The trace context of the submission; empty for the control stream.';
 COMMENT ON COLUMN event_stream.relay_until IS 'A relay has claimed it until then; 1970 where it was published to its end.';

@@ -73,10 +73,15 @@ listen_addresses = '127.0.0.1'
 port = $(port postgres)
 unix_socket_directories = ''
 max_connections = 300
-shared_buffers = 256MB
 fsync = on
 synchronous_commit = on
 wal_level = replica
+# What README recommends: keys begin with random ids, so each plan touches pages of its own, and each page is written
+# whole to the log once a checkpoint.
+shared_buffers = 1GB
+wal_compression = lz4
+max_wal_size = 4GB
+checkpoint_timeout = 15min
 log_statement = 'none'
 log_timezone = 'UTC'
 timezone = 'UTC'

@@ -100,7 +100,7 @@ async fn write(conn: &mut PgConnection, events: &[NewEvent], noted: bool) -> Res
         Some(relay) => rows.write_claimed(conn, ends, noted, relay, at).await?,
         None => rows.write(conn, ends, noted, at).await?,
     };
-    if let Some(handover) = conn.handover() {
+    if let Some(handover) = conn.handover().filter(|_| !handed.is_empty()) {
         let whole = handed.len() == streams.len();
         handover.push(Written { due: due.filter(|_| whole), streams: handed });
     }

@@ -19,6 +19,7 @@ mod fence;
 mod fleet;
 mod going_on;
 mod grants;
+mod handover;
 mod ledger;
 mod lock_order;
 mod periods;

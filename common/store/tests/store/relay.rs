@@ -107,8 +107,6 @@ async fn the_control_stream_is_relayed_like_any_other() {
     with(async |db| {
         let fleet = dat_store::ControlScope::Fleet;
         db.store.control(&fleet, true, "ann", "stop", at(0)).await.unwrap();
-        // Migrations open the stream at the time of the machine's own clock.
-        sqlx::query("UPDATE event_stream SET relay_until = $1").bind(at(0)).execute(&db.sql).await.unwrap();
         let stream = claim(&db, 5, 10).await.unwrap();
         assert_eq!((stream.plan, stream.events.len()), (PlanKey::CONTROL, 1));
         assert_eq!(stream.events[0].kind, "control.pause");
