@@ -91,11 +91,11 @@ async fn what_a_dead_process_held_is_found_when_its_claim_has_run_out() {
         let claimed = db.store.claim_streams(10, 10, LEASE, at(5)).await.unwrap();
         assert_eq!((claimed.len(), claimed[0].events.len()), (1, 1));
         // And by whoever writes next in that process, which no longer holds it.
-        write(&store, 6).await;
+        write(&store, 7).await;
         assert_eq!(db.number(STREAM).await, 2);
-        let progress: Vec<Progress> = claimed.into_iter().map(|stream| stream.confirmed(1, at(7))).collect();
+        let progress: Vec<Progress> = claimed.into_iter().map(|stream| stream.confirmed(1, at(8))).collect();
         db.store.record_relayed(&progress, &[]).await.unwrap();
-        let claimed = db.store.claim_streams(10, 10, LEASE, at(7)).await.unwrap();
+        let claimed = db.store.claim_streams(10, 10, LEASE, at(8)).await.unwrap();
         assert_eq!(claimed[0].events[0].sequence, 2);
     })
     .await;
