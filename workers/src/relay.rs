@@ -14,8 +14,8 @@ use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::outbox::Outbox;
 
-/// Transactions of others that are looked at in one round,
-const TRANSACTIONS: i64 = 128;
+/// Transactions of others that are looked at in one round: more than a fleet leaves in the time of one,
+const TRANSACTIONS: i64 = 512;
 /// and events that are read of a stream.
 const EVENTS: i64 = 200;
 /// Transactions of this process that are taken in one round.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::relay::ClaimedStream;
 
 /// Transactions that a relay may be behind with; what comes when there is no room waits for its claim to run out.
-const ROOM: usize = 4096;
+const ROOM: usize = 512;
 
 /// What a transaction wrote, of those streams that its process's relay holds.
 #[derive(Debug)]

@@ -13,6 +13,9 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::pool::Store;
 
+/// Streams that one look claims; what is left is looked at again when the look's lease has run out.
+const STREAMS: i64 = 256;
+
 /// A stream that this relay may publish from until its claim runs out.
 #[derive(Debug, Clone)]
 pub struct ClaimedStream {
@@ -126,7 +129,7 @@ impl Store {
                  FROM (SELECT DISTINCT plan_id, plan_version FROM open) AS k
                  JOIN event_stream s USING (plan_id, plan_version)
                  WHERE s.relayed < s.last_sequence AND s.relay_until <= $1
-                 ORDER BY s.plan_id, s.plan_version FOR UPDATE OF s SKIP LOCKED),
+                 ORDER BY s.plan_id, s.plan_version LIMIT $6 FOR UPDATE OF s SKIP LOCKED),
              claimed AS (
                  UPDATE event_stream AS s SET relay_epoch = relay_epoch + 1, relay_owner = $5, relay_until = $3
                  FROM behind WHERE s.plan_id = behind.plan_id AND s.plan_version = behind.plan_version
@@ -145,6 +148,7 @@ impl Store {
             now + lease,
             events,
             self.relay().map(|relay| relay.owner),
+            STREAMS,
         )
         .fetch_all(self.pool()))
         .await?;
@@ -265,14 +269,17 @@ impl Store {
 
     /// Notes as due whatever is behind, and was left by a version of DAT that did not. Reads every stream.
     pub async fn find_strays(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
-        let noted = sqlx::query!(
-            "INSERT INTO relay_due (plan_ids, plan_versions, due)
+        let noted = dat_fault::around(
+            "relay.strays",
+            sqlx::query!(
+                "INSERT INTO relay_due (plan_ids, plan_versions, due)
              SELECT ARRAY[s.plan_id], ARRAY[s.plan_version], $1 FROM event_stream s
              WHERE s.relayed < s.last_sequence AND s.relay_until <= $1
                AND NOT EXISTS (SELECT FROM relay_due d WHERE s.plan_id = ANY(d.plan_ids))",
-            now,
+                now,
+            )
+            .execute(self.pool()),
         )
-        .execute(self.pool())
         .await?;
         Ok(noted.rows_affected())
     }
