@@ -133,12 +133,12 @@ impl Lane {
         }
     }
 
-    /// What must hold of everything that ran here.
-    pub(super) async fn finish(mut self) -> usize {
+    /// What must hold of everything that ran here. The fleet stays until the last lane is through: to drop its database
+    /// waits, and holds the thread, until every connection that another lane is opening has been opened.
+    pub(super) async fn finish(&mut self) {
         // FLO and PTE may still have to be told.
         self.fleet.spawn_worker(&WorkerOptions::default()).await;
         self.fleet.check_everything().await;
-        self.kills
     }
 
     /// Deletes every key of this fleet, as a restart without data does.

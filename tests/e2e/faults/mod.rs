@@ -116,11 +116,12 @@ async fn a_worker_killed_at_any_write_or_send_changes_no_end() {
                     unreached.push(case);
                 }
             }
-            (lane.finish().await, unreached)
+            lane.finish().await;
+            (lane, unreached)
         }
     });
     let done = join_all(runs).await;
-    let kills: usize = done.iter().map(|(kills, _)| kills).sum();
+    let kills: usize = done.iter().map(|(lane, _)| lane.kills).sum();
     let unreached: Vec<Case> = done.into_iter().flat_map(|(_, unreached)| unreached).collect();
     println!("{kills} workers killed");
     assert!(unreached.is_empty(), "nobody died at {unreached:#?}");
