@@ -3,6 +3,7 @@
 //! `scenarios` and `invalid` run plan documents against tables of what must come of them; the other modules each take
 //! one side of the contract.
 
+mod backlog;
 mod batched;
 mod books;
 mod breaker;

@@ -15,6 +15,7 @@ use dat_topology::Topology;
 use tokio_util::sync::CancellationToken;
 
 use crate::alarm::Alarm;
+use crate::backlog::Backlog;
 use crate::breakers::Breakers;
 use crate::documents::Documents;
 use crate::lanes::Lanes;
@@ -51,6 +52,8 @@ pub(crate) struct Fleet {
     pub(crate) live: Live,
     /// Whose transactions are in the database.
     pub(crate) lanes: Arc<Lanes>,
+    /// Whether this worker is behind.
+    pub(crate) backlog: Backlog,
     /// Which looks are this worker's.
     pub(crate) looks: Looks,
     /// Redis itself, to ask whether it is there.

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod asked;
+mod backlog;
 mod batch;
 mod breakers;
 mod cli;

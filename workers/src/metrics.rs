@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     breaker_opened: IntCounterVec,
     breaker_put_off: IntCounterVec,
     slots_busy: IntGauge,
+    behind: IntGauge,
     reconnects: IntGauge,
 }
 
@@ -219,6 +220,10 @@ impl Metrics {
                 "connector",
             )?,
             slots_busy: make.gauge("dat_worker_slots_busy", "Attempts that run now")?,
+            behind: make.gauge(
+                "dat_worker_behind",
+                "1 while more is due than this worker has slots for; it takes submissions in slowly then",
+            )?,
             reconnects: make.gauge("dat_bus_reconnects", "Reconnects to the broker since the start")?,
             registry: make.0,
         })
@@ -349,6 +354,10 @@ impl Metrics {
 
     pub(crate) fn slots_busy(&self, count: usize) {
         self.slots_busy.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn behind(&self, is: bool) {
+        self.behind.set(i64::from(is));
     }
 
     /// Figures that are read when they are asked for.

@@ -38,6 +38,10 @@ impl Stage for PlanSubmitted<'_> {
         EventKind::SubmissionRejected
     }
 
+    fn is_intake(&self) -> bool {
+        true
+    }
+
     fn prefetch(&self) -> u16 {
         // A body may have 4 MiB: few are held at once.
         64

@@ -15,7 +15,7 @@ use dat_plan::{Fault, FaultCode, PlanKey};
 use dat_store::StoreError;
 use dat_topology::{Exchange, Stage as StageName};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::fleet::Fleet;
 
@@ -62,6 +62,11 @@ pub(crate) trait Stage: Send + Sync {
         EventKind::MessageParked
     }
 
+    /// Whether its messages are new work, which waits in its queue while the worker is behind.
+    fn is_intake(&self) -> bool {
+        false
+    }
+
     /// How many deliveries the broker hands out ahead.
     fn prefetch(&self) -> u16;
 
@@ -99,7 +104,14 @@ pub(crate) async fn run<S: Stage>(fleet: &Fleet, stage: &S) {
         let Some(mut batch) = batch else { break };
         dat_fault::disorder(&mut batch);
         fleet.metrics.deliveries(stage.name(), batch.len());
+        let began = Instant::now();
         handle(fleet, stage, &consumer, batch).await;
+        if stage.is_intake() {
+            tokio::select! {
+                () = fleet.draining.cancelled() => break,
+                () = fleet.backlog.rest(began.elapsed()) => {}
+            }
+        }
     }
     tracing::info!(stage = %stage.name(), "stopped consuming");
 }

@@ -144,6 +144,8 @@ impl Dispatcher {
             let look = self.look.load(Ordering::Relaxed).max(free);
             let limit = i64::try_from(look).unwrap_or(i64::MAX);
             let Due { candidates: due, more } = fleet.store.due(turns, limit, now).await?;
+            fleet.backlog.saw(more);
+            fleet.metrics.behind(more);
             if due.is_empty() {
                 return Ok(());
             }

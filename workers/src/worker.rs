@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::Backlog;
 use crate::breakers::Breakers;
 use crate::control;
 use crate::documents::Documents;
@@ -314,6 +315,7 @@ fn assemble(
         windows,
         live,
         lanes: Arc::default(),
+        backlog: Backlog::default(),
         looks: Looks::new(runtime.clone()),
         runtime,
         late,
