@@ -5,9 +5,11 @@ use dat_tests::{Fleet, FleetOptions, PlanDraft, StepDraft, eventually};
 
 async fn is_behind(fleet: &mut Fleet, wanted: f64) {
     let worker = fleet.worker(0);
-    eventually("whether the worker is behind", async || match worker.metric("dat_worker_behind").await {
-        found if (found - wanted).abs() < f64::EPSILON => Ok(()),
-        found => Err(found),
+    eventually("whether the worker is behind", async || {
+        match worker.metric("dat_worker_slots_short").await {
+            found if (found - wanted).abs() < f64::EPSILON => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
 }

@@ -221,7 +221,7 @@ impl Metrics {
             )?,
             slots_busy: make.gauge("dat_worker_slots_busy", "Attempts that run now")?,
             behind: make.gauge(
-                "dat_worker_behind",
+                "dat_worker_slots_short",
                 "1 while more is due than this worker has slots for; it takes submissions in slowly then",
             )?,
             reconnects: make.gauge("dat_bus_reconnects", "Reconnects to the broker since the start")?,

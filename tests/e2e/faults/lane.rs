@@ -15,8 +15,13 @@ const SETTINGS: &str = "[worker]\nlease_ms = 1000\nsweep_ms = 50\nconnections = 
     [[rate]]\nconnector = \"mux\"\ncount = 50\nperiod_ms = 1000\nburst = 2\n\
     [[token_window]]\nconnector = \"mux\"\nperiod = \"hour\"\nlimit = 100000000\n";
 
-/// Points that are passed once Redis has lost what it held.
-const OF_A_LOSS: [&str; 2] = ["runtime.", "windows.fill"];
+/// Points that are passed once Redis has lost what it held; whose turn a look of the fleet is, too, it knows.
+const OF_A_LOSS: [&str; 3] = ["runtime.", "windows.fill", "relay.strays"];
+
+/// Passed where a lease ran out. That is no part of an undisturbed run, but on a busy machine a second is soon over.
+pub(super) const EXPIRY: &str = "lease.expire.";
+/// So often an undisturbed run is tried.
+const TRIES: usize = 5;
 
 /// A producer keeps what it heard; after so many cases a new one begins.
 const CASES_A_PRODUCER: usize = 25;
@@ -47,14 +52,23 @@ impl Lane {
         let fleet = Fleet::start(options).await;
         let producer = fleet.producer().await;
         let mut lane = Self { fleet, producer, expected: BTreeMap::new(), cases: 0, kills: 0 };
-        let (worker, path) = lane.traced("undisturbed").await;
-        let plans = lane.submit(&scenario::NAMES).await;
-        for (name, plan) in &plans {
-            let end = lane.producer.wait_for_end(*plan).await;
-            lane.expected.insert(name, scenario::story(&lane.fleet, *plan, &end).await);
+        for left in (0..TRIES).rev() {
+            let (worker, path) = lane.traced("undisturbed").await;
+            let plans = lane.submit(&scenario::NAMES).await;
+            for (name, plan) in &plans {
+                let end = lane.producer.wait_for_end(*plan).await;
+                lane.expected.insert(name, scenario::story(&lane.fleet, *plan, &end).await);
+            }
+            lane.fleet.worker(worker).kill().await;
+            let mut trace = read(&path);
+            let points = trace.len();
+            trace.retain(|point, _| !point.starts_with(EXPIRY));
+            if trace.len() == points || left == 0 {
+                return (lane, trace);
+            }
+            lane.lose_redis().await;
         }
-        lane.fleet.worker(worker).kill().await;
-        (lane, read(&path))
+        unreachable!("the last try returns")
     }
 
     /// What is passed after a worker was killed, by the one that goes on.

@@ -145,7 +145,7 @@ fn setting(name: &str) -> Option<usize> {
 fn points_of_all(traces: &[Trace], recovery: &Trace) -> BTreeSet<String> {
     let elsewhere = |point: &str| ELSEWHERE.iter().any(|(name, _)| point.starts_with(&format!("{name}.")));
     let all = traces[0].keys().filter(|point| traces.iter().all(|trace| trace.contains_key(*point)));
-    let needed = recovery.keys().filter(|point| point.starts_with("lease.expire."));
+    let needed = recovery.keys().filter(|point| point.starts_with(lane::EXPIRY));
     all.chain(needed).filter(|point| !elsewhere(point)).cloned().collect()
 }
 

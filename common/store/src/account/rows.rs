@@ -94,6 +94,7 @@ impl Ledger {
     /// Writes what changed: accounts, reservations, entries. The events are the caller's to append.
     pub(crate) async fn write(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         self.write_accounts(conn).await?;
+        self.write_reservations(conn).await?;
         self.write_entries(conn).await
     }
 
@@ -143,13 +144,43 @@ impl Ledger {
         snapshot::write(conn, &rolled_up, self.at).await
     }
 
-    /// Reservations that are new or changed, and the entries, in one statement.
-    async fn write_entries(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let entries = std::mem::take(&mut self.entries);
+    /// Reservations that are new: a worker's alone, so that no operator need be granted to make one.
+    async fn write_reservations(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let (new_keys, new): (Vec<&ReservationKey>, Vec<&Reservation>) =
             self.reservations.iter().filter(|(_, r)| r.new).unzip();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let written = sqlx::query!(
+            "INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount, undo_amount,
+                 action_open, undo_open, accounts, reserved_at)
+             SELECT n.plan_id, n.plan_version, n.step_index, n.attempt, n.action_amount, n.undo_amount,
+                    n.action_open, n.undo_open, n.accounts::bigint[], $10
+             FROM UNNEST($1::uuid[], $2::integer[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[],
+                         $7::boolean[], $8::boolean[], $9::text[])
+                  AS n (plan_id, plan_version, step_index, attempt, action_amount, undo_amount, action_open,
+                        undo_open, accounts)",
+            &new_keys.iter().map(|k| k.0.plan_id).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.0.plan_version).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.1).collect::<Vec<_>>(),
+            &new_keys.iter().map(|k| k.2).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_amount).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.action_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| r.undo_open).collect::<Vec<_>>(),
+            &new.iter().map(|r| array_text(&r.accounts)).collect::<Vec<_>>(),
+            self.at,
+        )
+        .execute(conn)
+        .await?;
+        assert_rows(written.rows_affected(), new.len(), "reservation")
+    }
+
+    /// Reservations that changed, and the entries, in one statement.
+    async fn write_entries(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        let entries = std::mem::take(&mut self.entries);
         let changed: Vec<_> = self.reservations.iter().filter(|(_, r)| r.dirty && !r.new).collect();
-        if entries.is_empty() && new.is_empty() && changed.is_empty() {
+        if entries.is_empty() && changed.is_empty() {
             return Ok(());
         }
         let versions = |entry: &Entry| -> Vec<i64> {
@@ -166,20 +197,11 @@ impl Ledger {
                              $7::text[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[])
                       AS n (plan_id, plan_version, kind, step_index, attempt, entry, part, amount, held, tenant,
                             currency, accounts, versions)),
-             reserved AS (
-                 INSERT INTO budget_reservation (plan_id, plan_version, step_index, attempt, action_amount,
-                     undo_amount, action_open, undo_open, accounts, reserved_at)
-                 SELECT n.plan_id, n.plan_version, n.step_index, n.attempt, n.action_amount, n.undo_amount,
-                        n.action_open, n.undo_open, n.accounts::bigint[], $14
-                 FROM UNNEST($15::uuid[], $16::integer[], $17::integer[], $18::integer[], $19::bigint[],
-                             $20::bigint[], $21::boolean[], $22::boolean[], $23::text[])
-                      AS n (plan_id, plan_version, step_index, attempt, action_amount, undo_amount, action_open,
-                            undo_open, accounts)),
              changed AS (
                  UPDATE budget_reservation AS r
                  SET undo_amount = n.undo_amount, action_open = n.action_open, undo_open = n.undo_open
-                 FROM UNNEST($24::uuid[], $25::integer[], $26::integer[], $27::integer[], $28::bigint[],
-                             $29::boolean[], $30::boolean[])
+                 FROM UNNEST($15::uuid[], $16::integer[], $17::integer[], $18::integer[], $19::bigint[],
+                             $20::boolean[], $21::boolean[])
                       AS n (plan_id, plan_version, step_index, attempt, undo_amount, action_open, undo_open)
                  WHERE r.plan_id = n.plan_id AND r.plan_version = n.plan_version AND r.step_index = n.step_index
                    AND r.attempt = n.attempt
@@ -199,15 +221,6 @@ impl Ledger {
             &entries.iter().map(|e| array_text(&e.accounts)).collect::<Vec<_>>(),
             &entries.iter().map(|e| array_text(&versions(e))).collect::<Vec<_>>(),
             self.at,
-            &new_keys.iter().map(|k| k.0.plan_id).collect::<Vec<_>>(),
-            &new_keys.iter().map(|k| k.0.plan_version).collect::<Vec<_>>(),
-            &new_keys.iter().map(|k| k.1).collect::<Vec<_>>(),
-            &new_keys.iter().map(|k| k.2).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.action_amount).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.undo_amount).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.action_open).collect::<Vec<_>>(),
-            &new.iter().map(|r| r.undo_open).collect::<Vec<_>>(),
-            &new.iter().map(|r| array_text(&r.accounts)).collect::<Vec<_>>(),
             &changed.iter().map(|(k, _)| k.0.plan_id).collect::<Vec<_>>(),
             &changed.iter().map(|(k, _)| k.0.plan_version).collect::<Vec<_>>(),
             &changed.iter().map(|(k, _)| k.1).collect::<Vec<_>>(),
