@@ -6,8 +6,8 @@
 //! calls the pure function, and writes what that said, with its events, in the same transaction.
 //!
 //! **The one order of locks.** Every writing transaction first locks the plan rows it touches, in id order, in a
-//! statement of its own, then re-reads; budget accounts come after plans, in id order, then counters of what
-//! runs, in key order; streams of events come last, in id order. Claims skip plans that are locked; everything else waits.
+//! statement of its own, then re-reads; tenants' limits come after plans, in key order, then budget accounts, in id order,
+//! then counters of what runs, in key order; streams of events come last, in id order. Claims skip plans that are locked; everything else waits.
 //! Whoever seals the log holds the turn for it first, which nobody waits for, and then the control stream alone.
 
 mod account;

@@ -120,6 +120,21 @@ impl Store {
         // Two documents of the same limits in another order do not wait for each other.
         let mut limits: Vec<&TenantLimit> = limits.iter().collect();
         limits.sort_by_key(|limit| (&limit.tenant, &limit.currency, &limit.period));
+        let tenants: Vec<String> = limits.iter().map(|limit| limit.tenant.clone()).collect();
+        let currencies: Vec<String> = limits.iter().map(|limit| limit.currency.clone()).collect();
+        let periods: Vec<String> = limits.iter().map(|limit| limit.period.clone()).collect();
+        // Limits before accounts, as a claim that makes an account locks them.
+        sqlx::query!(
+            "SELECT l.amount FROM budget_limit l
+             JOIN UNNEST($1::text[], $2::text[], $3::text[]) AS k (tenant, currency, period)
+               USING (tenant, currency, period)
+             ORDER BY l.tenant, l.currency, l.period FOR NO KEY UPDATE OF l",
+            &tenants,
+            &currencies,
+            &periods,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         // The present accounts in the order of their ids, as every transaction locks them.
         sqlx::query!(
             "SELECT a.account_id FROM budget_account a
@@ -127,9 +142,9 @@ impl Store {
                USING (tenant, currency, period)
              WHERE a.period_start = date_trunc(k.period, $4::timestamptz AT TIME ZONE 'UTC')::date
              ORDER BY a.account_id FOR NO KEY UPDATE OF a",
-            &limits.iter().map(|limit| limit.tenant.clone()).collect::<Vec<_>>(),
-            &limits.iter().map(|limit| limit.currency.clone()).collect::<Vec<_>>(),
-            &limits.iter().map(|limit| limit.period.clone()).collect::<Vec<_>>(),
+            &tenants,
+            &currencies,
+            &periods,
             now,
         )
         .fetch_all(&mut *tx)

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use dat_plan::signing::KeyRing;
-use dat_store::{ClaimedStream, Lease, Store};
+use dat_store::{ClaimedStream, Lease, Store, TenantLimit};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -64,6 +64,37 @@ async fn who_waits_for_the_first_row_holds_none_after_it() {
             acting.await.unwrap();
             assert!(free.is_ok(), "{act:?} holds a later row of {table} while it waits for an earlier one");
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sets_a_limit_that_a_claim_copies_holds_no_account_while_it_waits() {
+    with(async |db| {
+        let limit = TenantLimit {
+            tenant: "acme".to_owned(),
+            currency: "usd".to_owned(),
+            period: "year".to_owned(),
+            amount: 100,
+        };
+        db.store.set_limit(&limit, "ann", "a budget", at(0)).await.unwrap();
+        let plan = plan("acme", 100, vec![step("a", &[], 10, 1)]);
+        db.start(&plan, at(0)).await;
+        db.take(&plan, plan.unit(0), at(1)).await;
+        // As a claim that found no account, and then the one that another claim had made.
+        let mut claim = PgConnection::connect(&db.url).await.unwrap();
+        let mut tx = claim.begin().await.unwrap();
+        sqlx::query("SELECT FROM budget_limit FOR SHARE").execute(&mut *tx).await.unwrap();
+        let store = db.store.clone();
+        let setting = tokio::spawn(async move { store.set_limit(&limit, "bob", "another", at(2)).await });
+        while db.number(WAITING).await == 0 {
+            assert!(!setting.is_finished(), "it does not wait for the limit");
+        }
+        let account = "SELECT FROM budget_account WHERE period = 'year' FOR NO KEY UPDATE NOWAIT";
+        let free = sqlx::query(account).execute(&mut *tx).await;
+        tx.rollback().await.unwrap();
+        setting.await.unwrap().unwrap();
+        assert_eq!(free.unwrap().rows_affected(), 1);
     })
     .await;
 }
