@@ -10,7 +10,6 @@ use dat_plan::PlanKey;
 use dat_store::{ClaimReport, ClaimRequest, GoingOn, SettleReport, Settlement, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 
 use crate::ended::Ended;
 use crate::fleet::Fleet;
@@ -22,10 +21,6 @@ use crate::step_dispatch::Dispatcher;
 /// Groups in the database at once. Two, so that a plan's outcome waits for no other plan's lock; more would share a
 /// commit's cost among fewer.
 const FLIGHTS: usize = 2;
-
-/// A second group leaves when the first has been away so long: it may wait for a lock. Until then it gathers, and of many
-/// tenants it becomes as large as that of one.
-const LATE: Duration = Duration::from_millis(20);
 
 /// Groups that are in the database, and of which something is still to be told to Redis or the broker.
 const FOLLOWED: usize = 64;
@@ -94,9 +89,6 @@ pub(crate) async fn commit(
     let mut flights: JoinSet<(BTreeSet<PlanKey>, Landed)> = JoinSet::new();
     let mut followed = JoinSet::new();
     let mut open = true;
-    let mut left_at = Instant::now();
-    // A second group gathers, and will leave once the first is late.
-    let mut gathers = false;
     while open || !flights.is_empty() || !waiting.outcomes.is_empty() {
         tokio::select! {
             Some(landed) = flights.join_next() => match landed {
@@ -117,19 +109,12 @@ pub(crate) async fn commit(
             }
             // A claim that held a lane has ended.
             () = fleet.lanes.freed(), if !waiting.outcomes.is_empty() => {}
-            () = sleep_until(left_at + LATE), if gathers => {}
         }
         while let Ok(more) = ended.try_recv() {
             waiting.outcomes.push(more);
         }
-        gathers = false;
         while flights.len() < FLIGHTS && followed.len() < FOLLOWED {
-            gathers = !flights.is_empty() && !waiting.outcomes.is_empty() && left_at.elapsed() < LATE;
-            if gathers {
-                break;
-            }
             let Some(flight) = waiting.take(&fleet.lanes, fleet.settings.batch) else { break };
-            left_at = Instant::now();
             flights.spawn(fly(Arc::clone(&fleet), dispatcher.clone(), flight));
         }
     }
