@@ -1,8 +1,8 @@
 //! Whether a worker is behind: more is due than it has slots for. While it is, it takes new submissions in slowly.
 //!
-//! To register a plan and to bind its approval takes about as much of the servers as two of its steps. Under more load than
+//! To register a plan and to bind its approval takes as much of the servers as several of its steps. Under more load than
 //! the fleet bears, taking everything in at once would leave the steps what is left, and plans that were approved long ago
-//! would wait behind those that have just come. What is not taken in waits in its queue, where it costs nothing.
+//! would wait behind those that have just come (`docs/performance.md`). What is not taken in waits in its queue.
 //!
 //! **Owns** that one bit, and how long intake rests. **May be called** by the Dispatcher, which sees what is due, and by the
 //! stage of submissions, which rests. **Must never** stop intake: steps may run for hours, and governance must hear of a

@@ -65,6 +65,7 @@ async fn metrics(State(fleet): State<Arc<Fleet>>) -> Response {
     if let (Ok(gauges), Ok(lag)) = (fleet.store.gauges().await, fleet.store.relay_lag().await) {
         fleet.metrics.waiting(&gauges, lag, fleet.bus.health().reconnects, fleet.now());
     }
+    fleet.metrics.behind(fleet.backlog.is_behind());
     match fleet.metrics.text() {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
