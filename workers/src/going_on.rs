@@ -15,12 +15,12 @@ use dat_plan::{UnitKey, UnitKind};
 use dat_store::{Candidate, ClaimReport, ClaimRequest, Finding};
 
 use crate::asked::Asked;
+use crate::dispatcher::Dispatcher;
 use crate::documents::Prepared;
 use crate::ended::Ended;
 use crate::fleet::Fleet;
 use crate::guard::StepGuard;
 use crate::limits::Candidates;
-use crate::step_dispatch::Dispatcher;
 
 /// What a group of outcomes goes on with, for which limits were asked.
 pub(crate) struct Next {

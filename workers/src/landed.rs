@@ -5,11 +5,11 @@ use std::sync::Weak;
 
 use dat_store::{Finding, SettleReport, Settled};
 
+use crate::dispatcher::Dispatcher;
 use crate::doorbell::{self, Doorbell};
 use crate::ended::Ended;
 use crate::fleet::Fleet;
 use crate::going_on::GoneOn;
-use crate::step_dispatch::Dispatcher;
 
 /// A group that is in the database, in the parts in which it was committed.
 #[derive(Default)]

@@ -11,6 +11,7 @@ mod batch;
 mod breakers;
 mod cli;
 mod control;
+mod dispatcher;
 mod documents;
 mod doorbell;
 mod doubtful;

@@ -11,12 +11,12 @@ use dat_store::{ClaimReport, ClaimRequest, GoingOn, SettleReport, Settlement, St
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::dispatcher::Dispatcher;
 use crate::ended::Ended;
 use crate::fleet::Fleet;
 use crate::going_on::{GoneOn, Next};
 use crate::landed::{Landed, Part};
 use crate::lanes::{Lane, Lanes};
-use crate::step_dispatch::Dispatcher;
 
 /// Groups in the database at once. Two, so that a plan's outcome waits for no other plan's lock; more would share a
 /// commit's cost among fewer.
