@@ -69,8 +69,7 @@ pub(crate) async fn backlog() -> bool {
         let draft = PlanDraft::new("waits").set("tenant", "load-0").set("constraints", window).step(step);
         let producer = fleet.producer().await;
         let waiting = producer.submit(&draft.document()).await;
-        producer.wait_for("it executes", |e| e.plan == waiting && e.kind == "plan.executing").await;
-        // By the end of this it was looked at, and waits.
+        producer.wait_for("it waits", |e| e.plan == waiting && e.kind == "constraint.violated").await;
         steps_a_second(fleet).await;
         let id = waiting.plan_id.to_string();
         copy(fleet, &["--plans", &plans, "--of", &id]).await;
