@@ -59,8 +59,9 @@ impl Asked {
     fn wake(&mut self, fleet: &Fleet) {
         let now = fleet.now();
         for (said, (candidate, _)) in self.said.iter().zip(&self.batch) {
-            if let Limited::Wait { until, .. } = said {
+            if let Limited::Wait { until, by, .. } = said {
                 self.waits.insert(*until);
+                fleet.metrics.limited(*by, *until - now);
                 fleet.bells.dispatch.set_between(*until, *until + fleet.limits.slack(candidate), now);
             }
         }
@@ -118,7 +119,7 @@ impl Asked {
         for (said, guard) in self.said.iter().zip(guards) {
             let unit = guard.unit;
             match said.clone() {
-                Limited::Wait { until, reason, rate_slot } => {
+                Limited::Wait { until, reason, rate_slot, .. } => {
                     postponed.push(Postponed { unit, until, reason, rate_slot });
                 }
                 Limited::Never(reason) => requests.push(ClaimRequest::Refuse { unit, reason }),

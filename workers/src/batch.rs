@@ -58,6 +58,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::limits::Limiter;
 
     const SLOT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
@@ -81,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_passes_takes_the_free_slots_in_order_and_what_waits_takes_none() {
-        let wait = || Limited::Wait { until: SLOT, reason: String::new(), rate_slot: None };
+        let wait =
+            || Limited::Wait { until: SLOT, reason: String::new(), rate_slot: None, by: Limiter::Rate };
         let never = || Limited::Never(String::new());
         let mut said = vec![Limited::Pass, wait(), never(), Limited::Pass, wait()];
         let mut batch = (0..5).map(|index| step("a", index, None)).collect();

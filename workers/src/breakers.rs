@@ -18,7 +18,7 @@ use dat_plan::UnitKey;
 use dat_store::breaker_wait;
 
 use crate::fleet::Fleet;
-use crate::limits::{Candidates, Limited};
+use crate::limits::{Candidates, Limited, Limiter};
 use crate::settings::{BadSetting, BreakerSetting};
 
 /// What an open breaker holds back looks again after so long at the latest: an operator may have closed it just as it was
@@ -122,7 +122,7 @@ pub(crate) async fn ask(fleet: &Fleet, batch: &Candidates, said: &mut [Limited])
         }
         let until = until.min(now + LOOK_AGAIN);
         let reason = put_off(fleet, connector, why, until);
-        said[*place] = Limited::Wait { until, reason, rate_slot: None };
+        said[*place] = Limited::Wait { until, reason, rate_slot: None, by: Limiter::Breaker };
     }
     trials
 }

@@ -71,7 +71,9 @@ async fn publish(fleet: &Fleet, messages: Vec<Message>) {
     if messages.is_empty() {
         return;
     }
+    let timer = fleet.metrics.publish_timer("doorbells");
     if let Err(error) = dat_fault::around("doorbell", fleet.publisher.publish_all(messages)).await {
+        timer.stop_and_discard();
         tracing::warn!(%error, "a doorbell was not rung; the sweeper will");
     }
 }

@@ -15,6 +15,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use dat_bus::LinkState;
+use dat_topology::{Queue, Stage};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -60,11 +61,36 @@ async fn ready(State(fleet): State<Arc<Fleet>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn metrics(State(fleet): State<Arc<Fleet>>) -> Response {
-    // Figures from rows are left as they were while the database is away.
-    if let (Ok(gauges), Ok(lag)) = (fleet.store.gauges().await, fleet.store.relay_lag().await) {
-        fleet.metrics.waiting(&gauges, lag, fleet.bus.health().reconnects, fleet.now());
+/// Asks the broker how much waits in each queue, and was parked from it.
+async fn queues(fleet: &Fleet) {
+    let depth = async |queue: String| {
+        let browser = fleet.bus.browse(&queue).await.ok()?;
+        let messages = browser.messages();
+        let _ = browser.close().await;
+        Some(messages)
+    };
+    for stage in Stage::ALL {
+        let waiting = depth(fleet.topology.queue(stage).name().to_owned()).await;
+        let dead = depth(fleet.topology.queue(Queue::Dead(stage)).name().to_owned()).await;
+        fleet.metrics.waiting.queue(stage, waiting, dead, fleet.now());
     }
+}
+
+async fn metrics(State(fleet): State<Arc<Fleet>>) -> Response {
+    // Figures of the database and of the queues are left as they were while it, or the broker, is away.
+    let rows = async {
+        if let (Ok(gauges), Ok(lag)) = (fleet.store.gauges().await, fleet.store.relay_lag().await) {
+            fleet.metrics.waiting.rows(&gauges, lag, fleet.now());
+            fleet.metrics.server_up("database", true);
+        }
+    };
+    fleet.metrics.server_up("database", false);
+    let (_, _, redis) =
+        tokio::join!(timeout(ANSWER, rows), timeout(ANSWER, queues(&fleet)), fleet.runtime.ping());
+    let bus = fleet.bus.health();
+    fleet.metrics.server_up("broker", bus.is_ready());
+    fleet.metrics.server_up("redis", redis.is_ok());
+    fleet.metrics.reconnects(bus.reconnects);
     fleet.metrics.behind(fleet.backlog.is_behind());
     match fleet.metrics.text() {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4")], text).into_response(),

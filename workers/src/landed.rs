@@ -81,8 +81,7 @@ fn note(fleet: &Fleet, ended: &Ended, settled: Settled, used: &mut Vec<(String, 
     };
     match ended.attempt {
         Some(attempt) => {
-            fleet.metrics.attempt(&ended.connector, state.as_str(), ended.took.as_secs_f64());
-            fleet.metrics.spent(&ended.currency, ended.cost());
+            fleet.metrics.attempt(unit.kind, &ended.connector, state.as_str(), ended.took.as_secs_f64());
             if ended.currency == "token" && !state.is_in_flight() {
                 used.push((format!("{}/{}/{attempt}", unit.plan, unit.index), ended.cost()));
             }

@@ -22,13 +22,34 @@ use crate::settings::{BadSetting, Settings};
 /// How far ahead the rate schedule gives slots.
 const RATE_HORIZON: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// Which limit puts a candidate off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limiter {
+    Breaker,
+    Budget,
+    Rate,
+    TokenWindow,
+}
+
+impl Limiter {
+    /// The word of the metric.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Breaker => "breaker",
+            Self::Budget => "budget",
+            Self::Rate => "rate",
+            Self::TokenWindow => "token_window",
+        }
+    }
+}
+
 /// What the limits say of a candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Limited {
     /// Ask the database.
     Pass,
     /// Not now.
-    Wait { until: DateTime<Utc>, reason: String, rate_slot: Option<DateTime<Utc>> },
+    Wait { until: DateTime<Utc>, reason: String, rate_slot: Option<DateTime<Utc>>, by: Limiter },
     /// Never.
     Never(String),
 }
@@ -85,7 +106,7 @@ impl Limits {
             if fits(&[copy], cost) == Affordable::No {
                 let lifetime = TimeDelta::from_std(COPY_LIFETIME).unwrap_or(TimeDelta::zero());
                 let reason = format!("{BUDGET_WAIT}its plan's has no room for it at the moment");
-                *said = Limited::Wait { until: now + lifetime, reason, rate_slot: None };
+                *said = Limited::Wait { until: now + lifetime, reason, rate_slot: None, by: Limiter::Budget };
             }
         }
     }
@@ -127,7 +148,7 @@ impl Limits {
                 Turn::Slot(at) => (at, Some(at)),
                 Turn::AskAgain(at) => (at, None),
             };
-            said[*place] = Limited::Wait { until, reason: rated.reason(), rate_slot };
+            said[*place] = Limited::Wait { until, reason: rated.reason(), rate_slot, by: Limiter::Rate };
         }
     }
 

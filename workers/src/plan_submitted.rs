@@ -98,11 +98,13 @@ impl Stage for PlanSubmitted<'_> {
                 let trace_id = trace::trace_id(&submission.traceparent);
                 match answer {
                     Registered::New => {
+                        self.fleet.metrics.submission("registered");
                         tracing::info!(%plan, trace_id, hash = %submission.hash, "registered");
                         self.fleet.live.touch(plan);
                         Disposition::Done
                     }
                     Registered::Same => {
+                        self.fleet.metrics.submission("repeated");
                         tracing::info!(%plan, trace_id, "registered before with the same content");
                         Disposition::Done
                     }

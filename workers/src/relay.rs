@@ -148,9 +148,14 @@ impl Relay<'_> {
         let fleet = self.fleet;
         let said = runs.iter().map(|run| (run.traceparent.as_str(), run.events.as_slice()));
         let mut outbox = Outbox::new(&fleet.topology, &fleet.batched, said);
+        let timer = fleet.metrics.publish_timer("events");
         let receipts = dat_fault::around("relay.publish", fleet.publisher.publish_all(outbox.take())).await;
-        if let Err(error) = &receipts {
-            log_failure(error);
+        match &receipts {
+            Ok(_) => timer.observe_duration(),
+            Err(error) => {
+                timer.stop_and_discard();
+                log_failure(error);
+            }
         }
         let confirmed = receipts.as_deref().unwrap_or_default();
         let now = fleet.now();
@@ -161,6 +166,7 @@ impl Relay<'_> {
                 tracing::warn!(plan = %run.plan, "an event was not taken: is its consumer's queue bound?");
             }
             published += count as u64;
+            run.events[..count].iter().for_each(|event| fleet.metrics.log.published(event, now));
             self.held.published(run, count, now, now + REFUSED);
         }
         fleet.metrics.relayed(published);

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use dat_bus::{ConsumeSpec, Consumer, Delivery, HeaderValue, Message, PublishError, Received};
 use dat_plan::event::{EventKind, NewEvent};
 use dat_plan::{Fault, FaultCode, PlanKey};
@@ -103,7 +104,7 @@ pub(crate) async fn run<S: Stage>(fleet: &Fleet, stage: &S) {
         };
         let Some(mut batch) = batch else { break };
         dat_fault::disorder(&mut batch);
-        fleet.metrics.deliveries(stage.name(), batch.len());
+        taken(fleet, stage.name(), &batch);
         let began = Instant::now();
         handle(fleet, stage, &consumer, batch).await;
         if stage.is_intake() {
@@ -114,6 +115,22 @@ pub(crate) async fn run<S: Stage>(fleet: &Fleet, stage: &S) {
         }
     }
     tracing::info!(stage = %stage.name(), "stopped consuming");
+}
+
+/// Counts what was taken, and how long it had waited.
+fn taken(fleet: &Fleet, stage: StageName, batch: &[Delivery]) {
+    fleet.metrics.deliveries(stage, batch.len());
+    let now = fleet.now();
+    for delivery in batch {
+        let made = delivery.message.timestamp.and_then(|made| i64::try_from(made).ok());
+        let made = made.and_then(|made| DateTime::from_timestamp(made, 0));
+        if let Some(made) = made {
+            fleet.metrics.queue_age(stage, now - made);
+        }
+        if !delivery.message.redelivered {
+            fleet.metrics.waiting.taken(stage, made.unwrap_or(now).min(now));
+        }
+    }
 }
 
 async fn handle<S: Stage>(fleet: &Fleet, stage: &S, consumer: &Consumer, batch: Vec<Delivery>) {
@@ -212,6 +229,9 @@ async fn park<S: Stage>(fleet: &Fleet, stage: &S, delivery: &Delivery, parked: &
         "parked"
     );
     fleet.metrics.parked(stage.name());
+    if stage.parked_kind() == EventKind::SubmissionRejected {
+        fleet.metrics.submission("refused");
+    }
     // What a message says of itself may be what cannot be stored.
     let event = NewEvent::of_plan(PlanKey::CONTROL, "", stage.parked_kind(), fleet.now())
         .with("queue", queue.name())

@@ -13,7 +13,7 @@ use dat_guards::{
 use dat_plan::{UnitKey, UnitKind};
 use dat_store::{Candidate, TokenUsage};
 
-use crate::limits::{Candidates, Limited};
+use crate::limits::{Candidates, Limited, Limiter};
 
 /// How long a step waits when a window cannot be asked or is being rebuilt.
 const WINDOW_WAIT: TimeDelta = TimeDelta::milliseconds(500);
@@ -79,8 +79,12 @@ impl Windows {
         let given = self.redis.reserve(&requests).await;
         reserved.era = given.as_ref().ok().and_then(|given| given.era);
         for (index, (place, reservation, amount, _)) in asked.iter().enumerate() {
-            let wait =
-                |until, reason: &str| Limited::Wait { until, reason: reason.to_owned(), rate_slot: None };
+            let wait = |until, reason: &str| Limited::Wait {
+                until,
+                reason: reason.to_owned(),
+                rate_slot: None,
+                by: Limiter::TokenWindow,
+            };
             said[*place] = match given.as_ref().map(|given| given.answers[index]) {
                 Ok(WindowAnswer::Reserved) => {
                     reserved.units.push((batch[*place].0.unit, reservation.clone()));

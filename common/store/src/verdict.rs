@@ -294,6 +294,7 @@ async fn apply(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     let reason = verdict.reason.clone().unwrap_or_default();
+    let waited = (now - plan.registered_at).num_milliseconds().max(0);
     let judged = |event: NewEvent| {
         event.with("decision_id", verdict.decision_id.as_str()).with("approver", verdict.approver.as_str())
     };
@@ -301,13 +302,13 @@ async fn apply(
     let evidence = |event: NewEvent| judged(event).with("verdict", as_sent.clone());
     match verdict.outcome {
         Outcome::Approved => {
-            events.push(evidence(plan.enter(PlanState::Approved, &reason, now)?));
+            events.push(evidence(plan.enter(PlanState::Approved, &reason, now)?).with("waited_ms", waited));
             // Due for staging and admission at once.
             plan.wake(Some(now));
         }
         Outcome::Rejected => {
             let why = if reason.is_empty() { "governance rejected it" } else { &reason };
-            events.push(evidence(plan.enter(PlanState::Rejected, why, now)?));
+            events.push(evidence(plan.enter(PlanState::Rejected, why, now)?).with("waited_ms", waited));
         }
         Outcome::Revoked => {
             plan.revoked_at = Some(now);

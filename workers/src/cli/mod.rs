@@ -15,6 +15,7 @@ mod failure;
 mod input;
 mod key;
 mod logging;
+mod metrics;
 mod migrate;
 mod output;
 mod plan;
@@ -85,6 +86,7 @@ enum Command {
     Key(key::Key),
     Sandbox(sandbox::SandboxArgs),
     Schema(schema::Schema),
+    Metrics(metrics::MetricsArgs),
 }
 
 /// Runs the command and says what went wrong, if anything did.
@@ -127,6 +129,7 @@ impl Command {
             Self::Sandbox(sandbox) => sandbox.run(&Session::open(flags)?).await,
             Self::Key(key) => key.run(),
             Self::Schema(schema) => schema.run(),
+            Self::Metrics(metrics) => metrics.run(),
         }
     }
 }

@@ -1,16 +1,37 @@
 //! What a worker counts: Prometheus conventions, units in the names, labels with few values (never a plan id).
+//!
+//! `docs/metrics.md` lists every figure; a test holds that page against `/metrics`. What the log tells is counted by the
+//! relay ([`log`]), what waits is read when it is asked for ([`waiting`]), and all else where it happens, here.
 
+mod few;
+mod log;
+mod waiting;
+
+use std::cell::RefCell;
+
+use chrono::TimeDelta;
+use dat_plan::UnitKind;
 use dat_plan::approval::Outcome;
-use dat_store::{ClaimReport, Gauges};
+use dat_store::ClaimReport;
 use dat_topology::Stage;
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Error, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use serde::Serialize;
+
+use log::LogFigures;
+use waiting::WaitingFigures;
+
+use crate::limits::Limiter;
 
 /// The figures of one worker.
 pub(crate) struct Metrics {
     registry: Registry,
+    described: Vec<Described>,
+    server_up: IntGaugeVec,
+    info: IntGaugeVec,
     deliveries: IntCounterVec,
     parked: IntCounterVec,
     commit: HistogramVec,
@@ -27,16 +48,9 @@ pub(crate) struct Metrics {
     undos_stuck: IntCounter,
     plans_ended: IntCounterVec,
     refused: IntCounter,
-    violations: IntCounter,
     unaffordable: IntCounter,
     seals_broken: IntCounter,
-    budget_spent: IntCounterVec,
     relayed: IntCounter,
-    relay_lag: IntGauge,
-    relay_lag_seconds: IntGauge,
-    units: IntGaugeVec,
-    oldest: IntGaugeVec,
-    due_plans: IntGauge,
     sweeper_finds: IntCounterVec,
     drift: IntCounterVec,
     rebuilds: IntCounterVec,
@@ -46,37 +60,83 @@ pub(crate) struct Metrics {
     breaker_put_off: IntCounterVec,
     slots_busy: IntGauge,
     behind: IntGauge,
-    reconnects: IntGauge,
+    reconnects: IntCounter,
+    submissions: IntCounterVec,
+    queue_age: HistogramVec,
+    publish: HistogramVec,
+    limiter_wait: HistogramVec,
+    /// What the log tells.
+    pub(crate) log: LogFigures,
+    /// What waits.
+    pub(crate) waiting: WaitingFigures,
 }
 
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const AGES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 86_400.0];
+const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3_600.0];
 const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-struct Maker(Registry);
+/// A figure, as `docs/metrics.md` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Described {
+    /// Its name; a histogram's series end in `_bucket`, `_sum` and `_count`.
+    pub(crate) name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub(crate) kind: &'static str,
+    /// Its labels.
+    pub(crate) labels: Vec<String>,
+    /// What it says.
+    pub(crate) help: String,
+}
+
+/// Every figure that a worker serves, by name.
+pub(crate) fn described() -> Result<Vec<Described>, Error> {
+    Ok(Metrics::new()?.described)
+}
+
+/// Registers figures, and notes what they are.
+struct Maker(Registry, RefCell<Vec<Described>>);
 
 impl Maker {
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
-        let counter = IntCounter::new(name, help)?;
-        self.0.register(Box::new(counter.clone()))?;
-        Ok(counter)
+    fn add<C: Collector + Clone + 'static>(&self, kind: &'static str, made: C) -> Result<C, Error> {
+        let described = made.desc().into_iter().map(|desc| Described {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        });
+        self.1.borrow_mut().extend(described);
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
     }
 
-    fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, Error> {
-        let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
-        self.0.register(Box::new(counters.clone()))?;
-        Ok(counters)
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.add("counter", IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+        self.add("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
-        let gauge = IntGauge::new(name, help)?;
-        self.0.register(Box::new(gauge.clone()))?;
-        Ok(gauge)
+        self.add("gauge", IntGauge::new(name, help)?)
     }
 
     fn gauges(&self, name: &str, help: &str, label: &str) -> Result<IntGaugeVec, Error> {
-        let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
-        self.0.register(Box::new(gauges.clone()))?;
-        Ok(gauges)
+        self.add("gauge", IntGaugeVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn real(&self, name: &str, help: &str) -> Result<Gauge, Error> {
+        self.add("gauge", Gauge::new(name, help)?)
+    }
+
+    fn reals(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
+        self.add("gauge", GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add("histogram", Histogram::with_opts(options)?)
     }
 
     fn histograms(
@@ -87,9 +147,7 @@ impl Maker {
         buckets: &[f64],
     ) -> Result<HistogramVec, Error> {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        let histograms = HistogramVec::new(options, &[label])?;
-        self.0.register(Box::new(histograms.clone()))?;
-        Ok(histograms)
+        self.add("histogram", HistogramVec::new(options, &[label])?)
     }
 }
 
@@ -97,21 +155,21 @@ impl Metrics {
     /// Registers every figure.
     #[expect(clippy::too_many_lines, reason = "a list of the figures, one after the other")]
     pub(crate) fn new() -> Result<Self, Error> {
-        let make = Maker(Registry::new());
-        Ok(Self {
+        let make = Maker(Registry::new(), RefCell::default());
+        let mut metrics = Self {
             deliveries: make.counters(
                 "dat_queue_deliveries_total",
                 "Messages taken from a queue",
-                "queue",
+                &["queue"],
             )?,
-            parked: make.counters("dat_queue_parked_total", "Messages parked as dead letters", "queue")?,
+            parked: make.counters("dat_queue_parked_total", "Messages parked as dead letters", &["queue"])?,
             commit: make.histograms(
                 "dat_stage_commit_seconds",
                 "One transaction of a stage, or a group of outcomes",
                 "stage",
                 SECONDS,
             )?,
-            verdicts: make.counters("dat_verdicts_total", "Verdicts bound to plans", "outcome")?,
+            verdicts: make.counters("dat_verdicts_total", "Verdicts bound to plans", &["outcome"])?,
             claim_batch: make.histograms(
                 "dat_claim_batch_steps",
                 "Steps in one claim, by what became of them",
@@ -121,12 +179,12 @@ impl Metrics {
             claims: make.counters(
                 "dat_claim_steps_total",
                 "Steps asked for in claims, by result",
-                "result",
+                &["result"],
             )?,
             attempts: make.counters(
                 "dat_step_attempts_total",
-                "Attempts that ended, by outcome",
-                "outcome",
+                "Attempts that ended, of a step or of its undo, by outcome",
+                &["unit", "connector", "outcome"],
             )?,
             attempt_duration: make.histograms(
                 "dat_step_attempt_seconds",
@@ -143,17 +201,13 @@ impl Metrics {
                 "Answers that came too late and are not what is on record",
             )?,
             leases_expired: make.counter("dat_leases_expired_total", "Leases that ran out")?,
-            probes: make.counters("dat_probes_total", "Probes of unknown outcomes, by answer", "answer")?,
+            probes: make.counters("dat_probes_total", "Probes of unknown outcomes, by answer", &["answer"])?,
             retries: make.counter("dat_step_retries_total", "Failed attempts that are to be tried again")?,
             undos_stuck: make.counter("dat_undos_stuck_total", "Undos that an operator must settle")?,
-            plans_ended: make.counters("dat_plans_ended_total", "Plans that ended, by state", "state")?,
+            plans_ended: make.counters("dat_plans_ended_total", "Plans that ended, by state", &["state"])?,
             refused: make.counter(
                 "dat_steps_refused_total",
                 "Steps refused for good by a constraint, a limit or the budget",
-            )?,
-            violations: make.counter(
-                "dat_constraint_violations_total",
-                "Rules, hard and soft, that did not hold when a step was claimed",
             )?,
             unaffordable: make.counter(
                 "dat_budget_refusals_total",
@@ -163,40 +217,21 @@ impl Metrics {
                 "dat_seals_broken_total",
                 "Claims and admissions refused because rows are not what was approved",
             )?,
-            budget_spent: make.counters(
-                "dat_budget_spent_units_total",
-                "Spent by attempts, in the smallest unit of the currency",
-                "currency",
-            )?,
             relayed: make.counter("dat_relay_events_total", "Events published and confirmed")?,
-            relay_lag: make.gauge("dat_relay_lag_events", "Events that wait to be published")?,
-            relay_lag_seconds: make
-                .gauge("dat_relay_lag_seconds", "Age of the oldest event that waits to be published")?,
-            units: make.gauges(
-                "dat_steps_waiting",
-                "Steps and undos that are not over, by state",
-                "state",
-            )?,
-            oldest: make.gauges(
-                "dat_steps_oldest_due_seconds",
-                "How long the oldest due step waits, by state",
-                "state",
-            )?,
-            due_plans: make.gauge("dat_plans_due", "Plans that the sweeper must look at")?,
             sweeper_finds: make.counters(
                 "dat_sweeper_finds_total",
                 "What the sweeper found that no message told of",
-                "what",
+                &["what"],
             )?,
             drift: make.counters(
                 "dat_reconciler_drift_total",
                 "What drifted from PostgreSQL and was repaired, by kind",
-                "kind",
+                &["kind"],
             )?,
             rebuilds: make.counters(
                 "dat_runtime_rebuilds_total",
                 "Fillings of Redis from the ledger by this worker, by cause",
-                "cause",
+                &["cause"],
             )?,
             rebuild_duration: make.histograms(
                 "dat_runtime_rebuild_seconds",
@@ -212,21 +247,59 @@ impl Metrics {
             breaker_opened: make.counters(
                 "dat_breaker_opened_total",
                 "Times that an answer to this worker opened a connector's breaker",
-                "connector",
+                &["connector"],
             )?,
             breaker_put_off: make.counters(
                 "dat_breaker_put_off_total",
                 "Claims that an open breaker put off",
-                "connector",
+                &["connector"],
             )?,
             slots_busy: make.gauge("dat_worker_slots_busy", "Attempts that run now")?,
             behind: make.gauge(
                 "dat_worker_slots_short",
                 "1 while more is due than this worker has slots for; it takes submissions in slowly then",
             )?,
-            reconnects: make.gauge("dat_bus_reconnects", "Reconnects to the broker since the start")?,
-            registry: make.0,
-        })
+            reconnects: make.counter("dat_bus_reconnects_total", "Connections to the broker that were replaced")?,
+            submissions: make.counters(
+                "dat_submissions_total",
+                "Submitted plans: registered, repeated with the same content, or refused",
+                &["outcome"],
+            )?,
+            queue_age: make.histograms(
+                "dat_queue_age_seconds",
+                "Age of a message when a worker took it, by its publisher's clock, where it says when it was made",
+                "queue",
+                AGES,
+            )?,
+            publish: make.histograms(
+                "dat_publish_seconds",
+                "From handing messages to the broker until all were confirmed",
+                "what",
+                SECONDS,
+            )?,
+            limiter_wait: make.histograms(
+                "dat_limiter_wait_seconds",
+                "For how long a step was put off before its claim, by what put it off",
+                "limiter",
+                WAITS,
+            )?,
+            log: LogFigures::new(&make)?,
+            waiting: WaitingFigures::new(&make)?,
+            server_up: make.gauges(
+                "dat_server_up",
+                "1 while this worker reaches a server and is served by it, else 0",
+                "server",
+            )?,
+            info: make.gauges("dat_build_info", "Always 1; which version this worker is", "version")?,
+            registry: Registry::new(),
+            described: Vec::new(),
+        };
+        metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let Maker(registry, described) = make;
+        metrics.registry = registry;
+        metrics.described = described.into_inner();
+        metrics.described.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(metrics)
     }
 
     /// The text that Prometheus reads.
@@ -268,7 +341,6 @@ impl Metrics {
             }
         }
         self.refused.inc_by(refused as u64);
-        self.violations.inc_by(report.violations as u64);
         self.unaffordable.inc_by(report.unaffordable as u64);
         self.seals_broken(report.broken);
     }
@@ -278,13 +350,9 @@ impl Metrics {
         self.seals_broken.inc_by(broken as u64);
     }
 
-    pub(crate) fn attempt(&self, connector: &str, outcome: &str, seconds: f64) {
-        self.attempts.with_label_values(&[outcome]).inc();
+    pub(crate) fn attempt(&self, unit: UnitKind, connector: &str, outcome: &str, seconds: f64) {
+        self.attempts.with_label_values(&[unit.as_str(), connector, outcome]).inc();
         self.attempt_duration.with_label_values(&[connector]).observe(seconds);
-    }
-
-    pub(crate) fn spent(&self, currency: &str, amount: i64) {
-        self.budget_spent.with_label_values(&[currency]).inc_by(u64::try_from(amount).unwrap_or(0));
     }
 
     pub(crate) fn fenced(&self) {
@@ -360,24 +428,36 @@ impl Metrics {
         self.behind.set(i64::from(is));
     }
 
-    /// Figures that are read when they are asked for.
-    pub(crate) fn waiting(
-        &self,
-        gauges: &Gauges,
-        lag: (i64, Option<chrono::DateTime<chrono::Utc>>),
-        reconnects: u64,
-        now: chrono::DateTime<chrono::Utc>,
-    ) {
-        self.units.reset();
-        self.oldest.reset();
-        for (state, count, oldest) in &gauges.units {
-            self.units.with_label_values(&[state]).set(*count);
-            let age = oldest.map_or(0, |since| (now - since).num_seconds().max(0));
-            self.oldest.with_label_values(&[state]).set(age);
-        }
-        self.due_plans.set(gauges.due_plans);
-        self.relay_lag.set(lag.0);
-        self.relay_lag_seconds.set(lag.1.map_or(0, |since| (now - since).num_seconds().max(0)));
-        self.reconnects.set(i64::try_from(reconnects).unwrap_or(i64::MAX));
+    /// Whether a server serves this worker.
+    pub(crate) fn server_up(&self, server: &str, up: bool) {
+        self.server_up.with_label_values(&[server]).set(i64::from(up));
     }
+
+    /// How often connections to the broker were replaced since the start.
+    pub(crate) fn reconnects(&self, so_many: u64) {
+        self.reconnects.inc_by(so_many.saturating_sub(self.reconnects.get()));
+    }
+
+    pub(crate) fn submission(&self, outcome: &str) {
+        self.submissions.with_label_values(&[outcome]).inc();
+    }
+
+    /// A message was taken so long after it was made; publishers say that to the second.
+    pub(crate) fn queue_age(&self, stage: Stage, age: TimeDelta) {
+        self.queue_age.with_label_values(&[stage.as_str()]).observe(seconds(age));
+    }
+
+    pub(crate) fn publish_timer(&self, what: &str) -> HistogramTimer {
+        self.publish.with_label_values(&[what]).start_timer()
+    }
+
+    /// A step was put off for so long.
+    pub(crate) fn limited(&self, limiter: Limiter, wait: TimeDelta) {
+        self.limiter_wait.with_label_values(&[limiter.as_str()]).observe(seconds(wait));
+    }
+}
+
+/// What a histogram of seconds is told of a time span; clocks of two machines may differ, and nothing takes less than none.
+fn seconds(span: TimeDelta) -> f64 {
+    span.to_std().map_or(0.0, |span| span.as_secs_f64())
 }
