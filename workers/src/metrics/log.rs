@@ -8,6 +8,7 @@
 
 use chrono::{DateTime, Utc};
 use dat_plan::event::{EventKind, LoggedEvent};
+use dat_plan::{PlanState, StepState};
 use prometheus::{Error, Histogram, HistogramVec, IntCounterVec};
 
 use super::few::Few;
@@ -18,6 +19,17 @@ const VERDICT_SECONDS: &[f64] =
     &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 14_400.0, 86_400.0, 259_200.0, 604_800.0];
 /// From when something happened until it was published.
 const DELAY_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Kinds that somebody is told of when the first of them happens.
+const ALARMING: [EventKind; 7] = [
+    EventKind::BudgetOverrun,
+    EventKind::BudgetRefused,
+    EventKind::ConstraintViolated,
+    EventKind::SealBroken,
+    EventKind::LateAnswer,
+    EventKind::RuntimeLost,
+    EventKind::SubmissionRejected,
+];
 
 /// How many currencies are told apart,
 const CURRENCIES: usize = 24;
@@ -38,12 +50,15 @@ pub(crate) struct LogFigures {
 
 impl LogFigures {
     pub(super) fn new(make: &Maker) -> Result<Self, Error> {
+        let events =
+            make.counters("dat_log_events_total", "Events published and confirmed, by kind", &["kind"])?;
+        // A counter that is there from the start shows its first increase.
+        let states =
+            StepState::ALL.iter().flat_map(|state| [EventKind::Step(*state), EventKind::Undo(*state)]);
+        let kinds = PlanState::ALL.iter().map(|state| EventKind::Plan(*state)).chain(states).chain(ALARMING);
+        kinds.for_each(|kind| events.with_label_values(&[kind.routing_key().as_str()]).inc_by(0));
         Ok(Self {
-            events: make.counters(
-                "dat_log_events_total",
-                "Events published and confirmed, by kind",
-                &["kind"],
-            )?,
+            events,
             delay: make.histogram(
                 "dat_relay_delay_seconds",
                 "From when something happened until its event was published and confirmed",
