@@ -30,7 +30,7 @@ demo: ## Start the whole system, run scenario plans on it, and show what came of
 	@$(WITH_STACK) target/release/demo
 
 .PHONY: test
-test: lint sqlx-check python-env ## Check format, lints and stored queries, run every test on real servers, check licences
+test: lint sqlx-check python-env monitoring-tools ## Check format, lints and stored queries, run every test on real servers, check licences
 	@export DAT_TEST_PYTHON='$(CURDIR)/$(VENV)/bin/python'; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(WITH_STACK) $(CARGO) test --quiet --workspace --locked --doc; \
@@ -147,6 +147,10 @@ sqlx-prepare: ## Store what the queries of common/store look like, after a chang
 .PHONY: sqlx-check
 sqlx-check: ## Check that what is stored of the queries is current
 	@$(WITH_STACK) topology/stack/sqlx check
+
+.PHONY: monitoring-tools
+monitoring-tools: ## Install Prometheus and promtool where they are missing: tests run the rules in them
+	@topology/stack/monitoring
 
 .PHONY: python-env
 python-env: $(VENV)/$(PIKA).stamp ## Make the Python environment that a test uses

@@ -11,7 +11,11 @@ const ROLES: [&str; 7] =
     ["plan-submitted", "plan-approved", "plan-rejected", "step-dispatch", "step-failed", "relay", "sweeper"];
 
 /// What a figure counts or measures; one of these is in its name.
-const UNITS: [&str; 8] = ["total", "seconds", "steps", "plans", "events", "slots", "reconnects", "units"];
+const UNITS: [&str; 10] =
+    ["total", "seconds", "steps", "plans", "events", "slots", "messages", "ratio", "server_up", "info"];
+
+/// The page that lists every figure.
+const PAGE: &str = include_str!("../../docs/metrics.md");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_says_that_it_lives_is_ready_and_what_it_did() {
@@ -32,6 +36,10 @@ async fn a_worker_says_that_it_lives_is_ready_and_what_it_did() {
     assert_eq!(status, 200);
     let families: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    for (family, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+        let row = format!("| `{family}` | {kind} |");
+        assert!(PAGE.contains(&row), "docs/metrics.md does not have {row}");
+    }
     for family in &families {
         assert!(UNITS.iter().any(|unit| family.contains(unit)), "{family} has no unit in its name");
     }
@@ -39,14 +47,29 @@ async fn a_worker_says_that_it_lives_is_ready_and_what_it_did() {
         ("queues", "dat_queue_deliveries_total"),
         ("claims", "dat_claim_steps_total"),
         ("steps", "dat_step_attempts_total"),
-        ("budgets", "dat_budget_spent_units_total"),
+        ("budgets", "dat_spend_units_total"),
+        ("queues that wait", "dat_queue_messages"),
+        ("their age", "dat_queue_oldest_seconds"),
+        ("verdicts", "dat_verdict_wait_seconds"),
+        ("servers", "dat_server_up"),
         ("constraints", "dat_steps_refused_total"),
         ("the relay", "dat_relay_lag_events"),
     ] {
         assert!(families.contains(family), "there is no figure of {about}, {family}:\n{text}");
     }
     let figure = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    assert_eq!(figure("dat_budget_spent_units_total{currency=\"usd\"}"), Some("30"));
+    for (entry, amount) in [("reserved", "30"), ("incurred", "30")] {
+        let name = format!("dat_spend_units_total{{currency=\"usd\",entry=\"{entry}\"}}");
+        assert_eq!(figure(&name), Some(amount), "{text}");
+    }
+    assert_eq!(figure("dat_log_events_total{kind=\"plan.completed\"}"), Some("1"));
+    assert_eq!(figure("dat_verdict_wait_seconds_count{outcome=\"approved\"}"), Some("1"));
+    assert_eq!(figure("dat_submissions_total{outcome=\"registered\"}"), Some("1"));
+    for server in ["broker", "database", "redis"] {
+        assert_eq!(figure(&format!("dat_server_up{{server=\"{server}\"}}")), Some("1"), "{text}");
+    }
+    let attempts = "dat_step_attempts_total{connector=\"mux\",outcome=\"completed\",unit=\"action\"}";
+    assert_eq!(figure(attempts), Some("3"));
     assert_eq!(figure("dat_queue_deliveries_total{queue=\"plan.submitted\"}"), Some("1"));
     assert!(!text.contains(&plan.plan_id.to_string()), "a plan's id is no label");
     fleet.check_everything().await;

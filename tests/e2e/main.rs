@@ -28,6 +28,7 @@ mod keys;
 mod late;
 mod limits;
 mod live;
+mod monitoring;
 mod orphan;
 mod outages;
 mod outcomes;

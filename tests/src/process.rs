@@ -48,6 +48,12 @@ impl Process {
         process
     }
 
+    /// Where it serves, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     /// Starts it.
     pub(crate) fn launch(
         name: &str,

@@ -36,7 +36,7 @@ pub use local_rate::LocalRate;
 pub use looks::Looks;
 pub use predicate::{CelCheck, Outcome, Place, Predicate, PredicateFault, Reads, ResultsRead};
 pub use rate::{BadLimit, RateLimit, RateRequest, RateSchedule, SHARED, Turn, slot_is_valid};
-pub use redis::{BadStore, PAUSE, RedisAway, RuntimeStore};
+pub use redis::{BadStore, PAUSE, RedisAway, RedisDiagnosis, RuntimeStore};
 pub use token_windows::TokenWindows;
 pub use window::{
     Period, TokenWindow, WindowAnswer, WindowAnswers, WindowCount, WindowCounts, WindowEntry, WindowKey,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, FromRedisValue, Pipeline, ScriptInvocation};
 use tokio::time::Instant;
@@ -49,6 +50,17 @@ pub struct RuntimeStore {
     circuit: Arc<Circuit>,
 }
 
+/// What a Redis is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisDiagnosis {
+    /// Its version, such as `7.0.15`.
+    pub version: String,
+    /// Its clock.
+    pub clock: DateTime<Utc>,
+    /// What it does when its memory is full: `maxmemory-policy`.
+    pub eviction: String,
+}
+
 impl RuntimeStore {
     /// A store that connects at its first call, and again whenever the connection was lost. Asks nothing of the
     /// server, so that a start does not wait for it; must be called within a tokio runtime.
@@ -82,6 +94,22 @@ impl RuntimeStore {
     /// Asks whether Redis is there.
     pub async fn ping(&self) -> Result<(), RedisAway> {
         self.query(&redis::cmd("PING")).await
+    }
+
+    /// What Redis is, for `dat doctor`.
+    pub async fn diagnose(&self) -> Result<RedisDiagnosis, RedisAway> {
+        let (seconds, micros): (i64, i64) = self.query(&redis::cmd("TIME")).await?;
+        let server: String = self.query(redis::cmd("INFO").arg("server")).await?;
+        let memory: String = self.query(redis::cmd("INFO").arg("memory")).await?;
+        let field = |text: &str, name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            found.unwrap_or("unknown").trim().to_owned()
+        };
+        Ok(RedisDiagnosis {
+            version: field(&server, "redis_version"),
+            clock: DateTime::from_timestamp_micros(seconds * 1_000_000 + micros).unwrap_or_default(),
+            eviction: field(&memory, "maxmemory_policy"),
+        })
     }
 
     /// A key of this fleet.

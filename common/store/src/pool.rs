@@ -10,7 +10,7 @@ use crate::connection::{GRACE, Pooled, Transaction};
 use crate::error::StoreError;
 use crate::handover::RelayPort;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
 /// What a statement of the audit may take: it reads as much as there is.
 const READING: Duration = Duration::from_hours(1);

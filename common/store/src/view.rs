@@ -206,11 +206,26 @@ impl Store {
 
     /// The plans registered last, newest first; with `open`, only those that have not ended.
     pub async fn recent_plans(&self, open: bool, limit: i64) -> Result<Vec<PlanKey>, StoreError> {
+        self.plans_of(open, None, None, limit).await
+    }
+
+    /// The same, in one state or of one tenant alone.
+    pub async fn plans_of(
+        &self,
+        open: bool,
+        state: Option<PlanState>,
+        tenant: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<PlanKey>, StoreError> {
         Ok(sqlx::query!(
             "SELECT plan_id, plan_version FROM execution_plan
-             WHERE NOT $1 OR ended_at IS NULL ORDER BY registered_at DESC LIMIT $2",
+             WHERE (NOT $1 OR ended_at IS NULL) AND ($3::text IS NULL OR state = $3)
+               AND ($4::text IS NULL OR tenant = $4)
+             ORDER BY registered_at DESC LIMIT $2",
             open,
-            limit
+            limit,
+            state.map(PlanState::as_str),
+            tenant
         )
         .fetch_all(self.pool())
         .await?

@@ -8,9 +8,11 @@ mod approve;
 mod audit;
 mod broker;
 mod budget;
+mod completions;
 mod constraints;
 mod control;
 mod dead;
+mod doctor;
 mod failure;
 mod input;
 mod key;
@@ -55,6 +57,7 @@ pub(crate) struct Dat {
 const HELP: &str = "\
 Examples:
   dat migrate && dat topology apply        prepare the servers
+  dat doctor                               is all of it well, and what to do if not?
   dat worker                               work, in every role
   dat plan validate launch.json            find every fault of a plan, offline
   dat plan submit launch.json --wait       submit it and follow it to its end
@@ -87,6 +90,8 @@ enum Command {
     Sandbox(sandbox::SandboxArgs),
     Schema(schema::Schema),
     Metrics(metrics::MetricsArgs),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
 }
 
 /// Runs the command and says what went wrong, if anything did.
@@ -110,6 +115,7 @@ impl Command {
         match self {
             // The AMQP client writes whole messages into the log; what matters of it we say ourselves.
             Self::Worker(_) | Self::Sandbox(_) => "info,lapin=off",
+            Self::Doctor(_) => "off",
             _ => "warn,dat_bus=error,lapin=off",
         }
     }
@@ -130,6 +136,8 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Schema(schema) => schema.run(),
             Self::Metrics(metrics) => metrics.run(),
+            Self::Doctor(doctor) => doctor.run(&Session::open(flags)?).await,
+            Self::Completions(completions) => completions.run(),
         }
     }
 }
@@ -157,5 +165,46 @@ mod tests {
         let mut bare = Vec::new();
         look(&Dat::command(), "", &mut bare);
         assert!(bare.is_empty(), "without examples: {bare:?}");
+    }
+
+    /// Every command in a runbook: what stands between backticks and begins with `dat `.
+    fn commands(runbook: &str) -> impl Iterator<Item = String> + '_ {
+        runbook.split('`').skip(1).step_by(2).filter(|code| code.starts_with("dat ")).map(|code| {
+            // A name in capitals stands for a value, and `…` for the rest of a line.
+            code.replace('…', "")
+        })
+    }
+
+    #[test]
+    fn every_command_of_a_runbook_is_one() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runbooks");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).expect("the runbooks") {
+            let path = entry.expect("a file").path();
+            for command in commands(&std::fs::read_to_string(&path).expect("a text")) {
+                let (mut words, mut quoted) = (vec![String::new()], false);
+                for letter in command.chars() {
+                    match letter {
+                        '"' => quoted = !quoted,
+                        ' ' if !quoted => words.push(String::new()),
+                        _ => words.last_mut().expect("there is one").push(letter),
+                    }
+                }
+                let id = "d0000000-0000-4000-8000-000000000002";
+                let words = words.iter().filter(|word| !word.is_empty() || command.contains("\"\""));
+                let words = words.map(|word| if word == "PLAN" { id } else { word });
+                match Dat::command().try_get_matches_from(words) {
+                    Ok(_) => {}
+                    // Named without all that it takes.
+                    Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {}
+                    Err(error) if error.kind() == clap::error::ErrorKind::MissingRequiredArgument => {
+                        assert!(command.contains("budget set"), "{}: {command}: {error}", path.display());
+                    }
+                    Err(error) => panic!("{}: {command}: {error}", path.display()),
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "only {seen} commands were found");
     }
 }

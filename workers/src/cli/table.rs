@@ -3,6 +3,8 @@
 use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use dat_plan::{PlanState, StepState};
 
+use crate::cli::doctor::State;
+
 /// A table with these columns and no rows yet.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -45,6 +47,15 @@ pub(crate) fn plan_state(state: PlanState) -> Cell {
         | PlanState::Staged
         | PlanState::Archived => Color::Reset,
     })
+}
+
+/// How well something is.
+pub(crate) fn health(state: State) -> Cell {
+    match state {
+        State::Well => Cell::new("well").fg(Color::Green),
+        State::Warning => Cell::new("warning").fg(Color::Yellow),
+        State::Fails => Cell::new("fails").fg(Color::Red),
+    }
 }
 
 /// A step's state.

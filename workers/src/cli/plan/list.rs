@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use dat_plan::PlanState;
 
 use crate::cli::failure::Answer;
 use crate::cli::output::{self, OutputFlag};
@@ -15,11 +16,18 @@ use crate::cli::table::{maybe, number, plan_state, table, text};
 Examples:
   dat plan list
   dat plan list --all --limit 200
+  dat plan list --state stuck
   dat plan list --output json | jq -r '.[].plan.plan_id'")]
 pub(crate) struct List {
     /// Those that are over, too
     #[arg(long)]
     all: bool,
+    /// Those in this state: executing, stuck, …; implies --all
+    #[arg(long)]
+    state: Option<PlanState>,
+    /// Those of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
     /// How many at most
     #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
@@ -30,12 +38,15 @@ pub(crate) struct List {
 impl List {
     pub(super) async fn run(self, session: &Session) -> Answer {
         let store = session.store().await?;
-        let plans = store.recent_plans(!self.all, self.limit).await?;
+        let open = !self.all && self.state.is_none();
+        let plans = store.plans_of(open, self.state, self.tenant.as_deref(), self.limit).await?;
         let summaries = store.summaries(&plans).await?;
         if self.output.is_json() {
             output::json(&summaries)?;
         } else if summaries.is_empty() {
-            output::line(if self.all {
+            output::line(if self.state.is_some() || self.tenant.is_some() {
+                "no plan is like that"
+            } else if self.all {
                 "no plan is registered"
             } else {
                 "no plan is open: --all lists the others"
