@@ -7,6 +7,7 @@ mod backlog;
 mod batched;
 mod books;
 mod breaker;
+mod console;
 mod constraints;
 mod control;
 mod crash;

@@ -137,6 +137,13 @@ impl Fleet {
         number
     }
 
+    /// Starts a console, with an auditor's rights.
+    pub async fn spawn_console(&self) -> Process {
+        let environment = self.realm.environment_with(&self.realm.auditor_database_url);
+        Process::start("console", &self.logs, &words(&["console", "--listen", "127.0.0.1:0"]), &environment)
+            .await
+    }
+
     /// A worker, by its number.
     pub fn worker(&mut self, number: usize) -> &mut Process {
         &mut self.workers[number]

@@ -6,10 +6,13 @@
 
 mod alarm;
 mod asked;
+mod asyncapi;
 mod backlog;
 mod batch;
+mod blocker;
 mod breakers;
 mod cli;
+mod console;
 mod control;
 mod dispatcher;
 mod documents;
@@ -27,6 +30,7 @@ mod late;
 mod limits;
 mod live;
 mod metrics;
+mod moments;
 mod operators;
 mod orchestrator;
 mod outbox;

@@ -166,6 +166,32 @@ pub enum Destination {
 }
 
 impl EventKind {
+    /// Every kind that there is.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let units = StepState::ALL.iter().flat_map(|state| [Self::Step(*state), Self::Undo(*state)]);
+        let plans = PlanState::ALL.iter().map(|state| Self::Plan(*state));
+        let single = [
+            Self::ApprovalRequested,
+            Self::Revoked,
+            Self::SealBroken,
+            Self::SpendReserved,
+            Self::SpendIncurred,
+            Self::SpendReleased,
+            Self::RefundIssued,
+            Self::BudgetOverrun,
+            Self::BudgetRefused,
+            Self::ConstraintViolated,
+            Self::SubmissionRejected,
+            Self::MessageParked,
+            Self::RuntimeLost,
+            Self::RuntimeRebuilt,
+            Self::LateAnswer,
+            Self::Checkpoint,
+        ];
+        plans.chain(units).chain(single).chain(ControlAct::ALL.map(Self::Control)).collect()
+    }
+
     /// The routing key; with `dat.` before it, the `CloudEvents` type.
     #[must_use]
     pub fn routing_key(self) -> String {
@@ -411,26 +437,7 @@ mod tests {
 
     #[test]
     fn every_routing_key_reads_back() {
-        let mut kinds = vec![
-            EventKind::ApprovalRequested,
-            EventKind::SpendReserved,
-            EventKind::SpendIncurred,
-            EventKind::SpendReleased,
-            EventKind::RefundIssued,
-            EventKind::BudgetOverrun,
-            EventKind::BudgetRefused,
-            EventKind::ConstraintViolated,
-            EventKind::SubmissionRejected,
-            EventKind::MessageParked,
-            EventKind::RuntimeLost,
-            EventKind::RuntimeRebuilt,
-            EventKind::LateAnswer,
-            EventKind::Checkpoint,
-        ];
-        kinds.extend(PlanState::ALL.iter().map(|s| EventKind::Plan(*s)));
-        kinds.extend(StepState::ALL.iter().flat_map(|s| [EventKind::Step(*s), EventKind::Undo(*s)]));
-        kinds.extend(ControlAct::ALL.map(EventKind::Control));
-        for kind in kinds {
+        for kind in EventKind::all() {
             assert_eq!(kind.routing_key().parse(), Ok(kind));
         }
     }

@@ -14,6 +14,7 @@ mod account;
 mod admission;
 mod audit;
 mod breaker;
+mod browse;
 mod checkpoint;
 mod claim;
 mod connection;
@@ -54,6 +55,7 @@ pub use account::{AccountView, TenantLimit, TokenUsage};
 pub use admission::{Admission, Admitted, Blocked, StagedStep};
 pub use audit::{AuditFault, AuditReport, Replayed, ReplayedUnit};
 pub use breaker::{BreakerForce, ForcedBreaker};
+pub use browse::{PlanCursor, PlanFilter};
 pub use checkpoint::NewCheckpoint;
 pub use claim::{
     BUDGET_WAIT, Candidate, ClaimReport, ClaimRequest, Claimed, CountLock, Counting, Due, GoingOn, Guard,

@@ -9,6 +9,7 @@ mod audit;
 mod broker;
 mod budget;
 mod completions;
+mod console;
 mod constraints;
 mod control;
 mod dead;
@@ -61,6 +62,7 @@ Examples:
   dat worker                               work, in every role
   dat plan validate launch.json            find every fault of a plan, offline
   dat plan submit launch.json --wait       submit it and follow it to its end
+  dat console                              look at plans in a browser
   dat plan explain PLAN                    what does it wait for, and what would help?
   dat audit verify                         does the log hold together?
 
@@ -92,6 +94,7 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
+    Console(console::ConsoleArgs),
 }
 
 /// Runs the command and says what went wrong, if anything did.
@@ -138,6 +141,7 @@ impl Command {
             Self::Metrics(metrics) => metrics.run(),
             Self::Doctor(doctor) => doctor.run(&Session::open(flags)?).await,
             Self::Completions(completions) => completions.run(),
+            Self::Console(console) => console.run(Session::open(flags)?).await,
         }
     }
 }

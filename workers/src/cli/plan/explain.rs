@@ -9,7 +9,7 @@ use dat_plan::{PlanKey, StepKey};
 use dat_store::Store;
 use serde_json::json;
 
-use super::blocker::{Blocker, Facts};
+use crate::blocker::{Blocker, Facts};
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::output::{self, OutputFlag};
 use crate::cli::plan_name::{self, PlanArg};

@@ -1,7 +1,6 @@
 //! `dat plan …`: one file a command.
 
 mod abort;
-mod blocker;
 mod board;
 mod explain;
 mod file;

@@ -18,6 +18,7 @@ which is what an approval names.
 
 Examples:
   dat plan validate launch.json
+  dat plan validate launch.yaml            YAML is as good: its hash is that of the JSON it stands for
   dat plan validate plans/*.json --output json
   generate-plan | dat plan validate -")]
 pub(crate) struct Validate {

@@ -7,7 +7,7 @@ use dat_plan::rollback::last_moment;
 use dat_store::{AttemptView, StepView};
 
 use super::{Blocker, Facts, is_undo};
-use crate::cli::output::moment;
+use crate::moments::moment;
 
 /// How long one attempt of a step of the rollback's own list may take: the contract's default.
 const OWN_LIST_TIMEOUT_MS: u64 = 30_000;

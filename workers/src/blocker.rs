@@ -9,37 +9,37 @@ use dat_plan::{PlanDocument, PlanState, StepState, UnitKind};
 use dat_store::{PlanView, SEAL_BROKEN, StepView, Stop};
 use serde::Serialize;
 
-use crate::cli::output::span;
+use crate::moments::span;
 
 /// One thing that something waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Blocker {
+pub(crate) struct Blocker {
     /// What waits.
-    pub(super) about: String,
+    pub(crate) about: String,
     /// For what.
-    pub(super) because: String,
+    pub(crate) because: String,
     /// What would help; none where it is over.
-    pub(super) unblocked_by: Option<String>,
+    pub(crate) unblocked_by: Option<String>,
 }
 
 /// What was read of the plan and the fleet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The plan.
-    pub(super) view: &'a PlanView,
+    pub(crate) view: &'a PlanView,
     /// What operators have stopped.
-    pub(super) stops: &'a [Stop],
+    pub(crate) stops: &'a [Stop],
     /// The document.
-    pub(super) document: &'a PlanDocument,
+    pub(crate) document: &'a PlanDocument,
     /// What each step needs, by index.
-    pub(super) needs: &'a [Vec<usize>],
+    pub(crate) needs: &'a [Vec<usize>],
     /// Now.
-    pub(super) now: DateTime<Utc>,
+    pub(crate) now: DateTime<Utc>,
 }
 
 impl Facts<'_> {
     /// What the plan waits for: what holds all of it first, then each step that could go on or is on its way.
-    pub(super) fn of_plan(&self) -> Vec<Blocker> {
+    pub(crate) fn of_plan(&self) -> Vec<Blocker> {
         let plan = &self.view.summary;
         let reason = plan.reason.clone();
         let about = |because: String, remedy: &str| Blocker {
@@ -90,12 +90,12 @@ impl Facts<'_> {
     }
 
     /// Whether there is a unit of that name, such as a step of the rollback's own list.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.view.steps.iter().any(|unit| unit.key == key)
     }
 
     /// What one step waits for, and its undo.
-    pub(super) fn of_step(&self, key: &str) -> Vec<Blocker> {
+    pub(crate) fn of_step(&self, key: &str) -> Vec<Blocker> {
         let units: Vec<Blocker> =
             self.view.steps.iter().filter(|unit| unit.key == key).map(|unit| self.of_unit(unit)).collect();
         // Before the plan is staged its steps have no rows.

@@ -4,7 +4,7 @@ use dat_plan::StepState;
 use dat_store::{AttemptView, StepView, breaker_wait};
 
 use super::{Blocker, Facts, is_undo, mended, stop};
-use crate::cli::output::{moment, span};
+use crate::moments::{moment, span};
 
 impl Facts<'_> {
     /// What a step or an undo waits for.

@@ -6,7 +6,7 @@ use dat_store::{AttemptView, PlanSummary};
 use uuid::Uuid;
 
 use super::*;
-use crate::cli::output;
+use crate::moments;
 
 fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
@@ -172,7 +172,7 @@ fn the_bounds_of_an_attempt_of_all_attempts_and_of_the_plan_are_each_named() {
         progress_at: Some(now() - TimeDelta::seconds(2)),
     });
     let said: Vec<String> = explained(&view, &[], None).into_iter().map(|blocker| blocker.because).collect();
-    let at = |later| output::moment(now() + later);
+    let at = |later| moments::moment(now() + later);
     let bounds = [
         format!("its deadline is {}", at(TimeDelta::hours(1))),
         format!("times out at {} (timeout_ms)", at(TimeDelta::minutes(1))),

@@ -3,7 +3,7 @@
 use dat_store::Stop;
 
 use super::Facts;
-use crate::cli::output::moment;
+use crate::moments::moment;
 
 impl Facts<'_> {
     /// The widest stop that holds the plan, or its steps of one connector.
