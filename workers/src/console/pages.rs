@@ -57,7 +57,7 @@ pub(super) async fn plans(State(console): Shared, Query(query): Query<PlansQuery
 fn line(plan: &PlanSummary, now: chrono::DateTime<chrono::Utc>) -> Markup {
     html! {
         tr {
-            td { a href=(address(plan)) { (plan.name) } br; small { (plan.plan) } }
+            td { a href=(address(plan)) { (plan.name) } br; small.id { (plan.plan) } }
             td { (plan.tenant) }
             td { span class={ "state " (plan.state) } { (plan.state) } }
             td title=(moment(plan.state_since)) { (span(now - plan.state_since)) }
@@ -201,14 +201,16 @@ fn picture(timeline: &Timeline) -> Markup {
     }
 }
 
-/// As much of a key as there is room for.
+/// As much of a key as there is room for: its beginning and its end, which tells it from its neighbours.
 fn shortened(key: &str) -> String {
-    const MOST: usize = 34;
-    if key.chars().count() <= MOST {
-        key.to_owned()
-    } else {
-        key.chars().take(MOST - 1).chain(['…']).collect()
+    const BEGINNING: usize = 10;
+    const END: usize = 24;
+    let letters: Vec<char> = key.chars().collect();
+    if letters.len() <= BEGINNING + END + 1 {
+        return key.to_owned();
     }
+    let (beginning, end) = (&letters[..BEGINNING], &letters[letters.len() - END..]);
+    beginning.iter().chain(&['…']).chain(end).collect()
 }
 
 pub(super) async fn budgets(State(console): Shared) -> Page {
