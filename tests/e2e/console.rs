@@ -140,6 +140,24 @@ async fn the_api_pages_filters_and_says_what_has_not_changed() {
         assert_eq!(wrong.headers()["content-type"], "application/problem+json", "{path}");
     }
 
+    // Each path of the document answers, with what it says.
+    let document = json_of(format!("{api}/openapi.json")).await;
+    let paths = document["paths"].as_object().expect("paths");
+    assert_eq!(paths.len(), 6);
+    for (path, described) in paths.iter().filter(|(path, _)| !path.ends_with("/live")) {
+        let url = format!("{}{}", console.url(), path.replace("{plan}", &plans[0].plan_id.to_string()));
+        let answer = json_of(url).await;
+        let schema = &described["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        match schema["$ref"].as_str().and_then(|place| document.pointer(place.trim_start_matches('#'))) {
+            Some(named) => {
+                let fields = named["properties"].as_object().expect("fields").keys();
+                let said = answer.as_object().expect("an object").keys();
+                assert_eq!(fields.collect::<BTreeSet<_>>(), said.collect::<BTreeSet<_>>(), "{path}");
+            }
+            None => assert!(schema["type"] == "array" && answer.is_array(), "{path}: {schema}"),
+        }
+    }
+
     let first = get(format!("{api}/plans/{}", plans[0].plan_id)).await;
     let tag: &'static str = String::leak(first.headers()["etag"].to_str().expect("a tag").to_owned());
     let headers: &'static [(&str, &str)] = Vec::leak(vec![("if-none-match", tag)]);

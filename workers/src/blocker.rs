@@ -7,12 +7,13 @@ mod unit;
 use chrono::{DateTime, Utc};
 use dat_plan::{PlanDocument, PlanState, StepState, UnitKind};
 use dat_store::{PlanView, SEAL_BROKEN, StepView, Stop};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::moments::span;
 
 /// One thing that something waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Blocker {
     /// What waits.
     pub(crate) about: String,

@@ -3,10 +3,11 @@
 //! Invariant 3: settled + reserved ≤ limit, except by overruns that a connector reported, which are recorded and stop
 //! new reservations.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an account holds, in the smallest unit of its currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
     /// The most that may be spent.
     pub limit: i64,

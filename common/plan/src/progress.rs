@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The longest message that is kept, in characters.
@@ -10,7 +11,7 @@ const MESSAGE: usize = 500;
 const MOST: i64 = crate::amount::MAX;
 
 /// A report of progress. What a connector counts is its own affair; it may count nothing, and only say something.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// So much is done.
     pub done: Option<i64>,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::UnknownWord;
@@ -13,7 +14,7 @@ use crate::ids::UnknownWord;
 macro_rules! words {
     ($name:ident, $what:literal, { $($variant:ident => $word:literal, $doc:literal;)+ }) => {
         #[doc = concat!("The state of ", $what, ".")]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum $name {
             $(#[doc = $doc] $variant,)+

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use dat_plan::{PlanKey, PlanState, Progress, StepState};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use crate::error::StoreError;
 use crate::pool::Store;
 
 /// A plan version in one line.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct PlanSummary {
     /// Which.
     pub plan: PlanKey,
@@ -43,7 +44,7 @@ pub struct PlanSummary {
 }
 
 /// One step or undo.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct StepView {
     /// `action` or `undo`.
     pub kind: String,
@@ -80,7 +81,7 @@ pub struct StepView {
 }
 
 /// One attempt.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct AttemptView {
     /// `action` or `undo`.
     pub kind: String,
@@ -109,7 +110,7 @@ pub struct AttemptView {
 }
 
 /// A plan version, whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct PlanView {
     /// In one line.
     pub summary: PlanSummary,

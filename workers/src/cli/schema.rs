@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::asyncapi;
 use crate::cli::failure::Answer;
 use crate::cli::output;
+use crate::console::openapi;
 
 /// Print the JSON Schema of a message
 #[derive(Debug, Args)]
@@ -40,6 +41,8 @@ enum Message {
     Event,
     /// All messages and where they go, as an `AsyncAPI` 3 document
     Asyncapi,
+    /// The console's API, as an `OpenAPI` 3.1 document
+    Openapi,
 }
 
 impl Schema {
@@ -58,6 +61,7 @@ impl Message {
             Message::Limits => dat_plan::schema::limits_document(),
             Message::Event => dat_plan::schema::event(Destination::Events),
             Message::Asyncapi => asyncapi::document(),
+            Message::Openapi => openapi::document(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod api;
 mod hosts;
+pub(crate) mod openapi;
 mod pages;
 mod query;
 mod reading;
@@ -14,7 +15,6 @@ mod timeline;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -22,6 +22,7 @@ use axum::http::header::{
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use dat_plan::Clock;
 use dat_store::Store;
 
@@ -52,6 +53,7 @@ pub(crate) fn routes(console: Console, hosts: Hosts) -> Router {
         .route("/api/v1/plans/{plan}/events", get(api::events))
         .route("/api/v1/plans/{plan}/live", get(api::live))
         .route("/api/v1/budgets", get(api::budgets))
+        .route("/api/v1/openapi.json", get(async || Json(openapi::document())))
         .fallback(pages::nothing)
         .layer(middleware::map_response(guarded))
         .layer(middleware::from_fn_with_state(Arc::new(hosts), hosts::admit))

@@ -5,6 +5,7 @@ use dat_plan::event::LoggedEvent;
 use dat_plan::graph::Graph;
 use dat_plan::{PlanDocument, PlanKey};
 use dat_store::{AccountView, PlanSummary, PlanView};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -14,25 +15,31 @@ use super::query::{PlansQuery, Wrong};
 use crate::blocker::{Blocker, Facts};
 
 /// A page of plans.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Plans {
+    /// Newest first.
     pub(super) plans: Vec<PlanSummary>,
     /// Where the next page begins; none at the end.
     pub(super) next: Option<String>,
 }
 
 /// One event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Event {
+    /// Its place in the plan's log, from 1.
     pub(super) sequence: i64,
+    /// What happened: its routing key.
     pub(super) kind: String,
+    /// When.
     pub(super) at: DateTime<Utc>,
+    /// What is published as `data`.
     pub(super) data: Value,
 }
 
 /// A page of a plan's events.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Events {
+    /// In their order.
     pub(super) events: Vec<Event>,
     /// The sequence to go on after; none at the end.
     pub(super) next: Option<i64>,

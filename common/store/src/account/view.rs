@@ -11,7 +11,7 @@ use crate::event_log;
 use crate::pool::Store;
 
 /// An account as people see it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct AccountView {
     /// Which; the key of its live copy.
     pub account_id: i64,
