@@ -132,6 +132,8 @@ async fn the_api_pages_filters_and_says_what_has_not_changed() {
     for (path, status) in [
         ("plans?state=sideways", 400),
         ("plans?after=yesterday", 400),
+        ("plans?limit=many", 400),
+        ("nowhere", 404),
         ("plans/7", 404),
         ("plans/00000000-0000-4000-8000-000000000000", 404),
     ] {

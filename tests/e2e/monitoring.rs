@@ -125,7 +125,6 @@ async fn a_thousand_tenants_make_fewer_than_2000_series() {
 struct Prometheus {
     url: String,
     _process: Child,
-    _folder: PathBuf,
 }
 
 impl Prometheus {
@@ -147,7 +146,7 @@ impl Prometheus {
         command.arg(format!("--web.listen-address={free}"));
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let process = command.spawn().expect("Debian's prometheus: 'make monitoring-tools'");
-        Self { url: format!("http://{free}"), _process: process, _folder: data }
+        Self { url: format!("http://{free}"), _process: process }
     }
 
     async fn get(&self, path: &str) -> Result<Value, String> {
@@ -206,8 +205,16 @@ async fn doctor_says_what_is_wrong_and_what_to_do() {
     let findings: Vec<Value> = serde_json::from_str(&well).expect("JSON");
     let of =
         |what: &str| findings.iter().find(|finding| finding["what"] == what).cloned().unwrap_or_default();
-    for what in ["database", "migrations", "database rights", "database clock", "broker", "topology", "redis"]
-    {
+    for what in [
+        "database",
+        "migrations",
+        "database rights",
+        "database clock",
+        "broker",
+        "broker version",
+        "topology",
+        "redis",
+    ] {
         assert_eq!(of(what)["state"], "well", "{what}: {well}");
     }
     for (variable, away, what) in [

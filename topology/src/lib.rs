@@ -27,7 +27,7 @@ pub use apply::{ApplyError, vhost_of};
 pub use conflict::{Conflict, Conflicts};
 pub use drift::{Drift, Part};
 pub use exchange::{Exchange, ExchangeKind, ExchangeSpec};
-pub use management::ManagementError;
+pub use management::{ManagementError, broker_version};
 pub use queue::{Argument, DELIVERY_LIMIT, Outside, Queue, QueueSpec, Stage, UnknownStage};
 pub use rights::{Party, Rights, TopicRights};
 pub use topology::{BindingSpec, Topology};

@@ -76,6 +76,20 @@ pub(crate) struct FoundBinding {
     pub(crate) routing_key: String,
 }
 
+/// The broker's version, such as `3.13.7`.
+pub async fn broker_version(management_url: &str) -> Result<String, ManagementError> {
+    let management = Management::new(management_url, "/")?;
+    tokio::task::spawn_blocking(move || management.overview())
+        .await?
+        .map(|overview| overview.rabbitmq_version)
+}
+
+/// What the broker says of itself.
+#[derive(Debug, Clone, Deserialize)]
+struct Overview {
+    rabbitmq_version: String,
+}
+
 /// One virtual host of one broker. Blocks.
 pub(crate) struct Management {
     agent: Agent,
@@ -120,6 +134,11 @@ impl Management {
 
     pub(crate) fn bindings(&self) -> Result<Vec<FoundBinding>, ManagementError> {
         let path = format!("bindings/{}", self.vhost);
+        self.get(&path)?.ok_or(ManagementError::Unexpected { status: 404, path })
+    }
+
+    fn overview(&self) -> Result<Overview, ManagementError> {
+        let path = "overview".to_owned();
         self.get(&path)?.ok_or(ManagementError::Unexpected { status: 404, path })
     }
 

@@ -15,6 +15,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use dat_bus::LinkState;
+use dat_store::StoreError;
 use dat_topology::{Queue, Stage};
 use serde_json::json;
 use tokio::time::timeout;
@@ -79,15 +80,14 @@ async fn queues(fleet: &Fleet) {
 async fn metrics(State(fleet): State<Arc<Fleet>>) -> Response {
     // Figures of the database and of the queues are left as they were while it, or the broker, is away.
     let rows = async {
-        if let (Ok(gauges), Ok(lag)) = (fleet.store.gauges().await, fleet.store.relay_lag().await) {
-            fleet.metrics.waiting.rows(&gauges, lag, fleet.now());
-            fleet.metrics.server_up("database", true);
-        }
+        let (gauges, lag) = (fleet.store.gauges().await?, fleet.store.relay_lag().await?);
+        fleet.metrics.waiting.rows(&gauges, lag, fleet.now());
+        Ok::<_, StoreError>(())
     };
-    fleet.metrics.server_up("database", false);
-    let (_, _, redis) =
+    let (rows, _, redis) =
         tokio::join!(timeout(ANSWER, rows), timeout(ANSWER, queues(&fleet)), fleet.runtime.ping());
     let bus = fleet.bus.health();
+    fleet.metrics.server_up("database", matches!(rows, Ok(Ok(()))));
     fleet.metrics.server_up("broker", bus.is_ready());
     fleet.metrics.server_up("redis", redis.is_ok());
     fleet.metrics.reconnects(bus.reconnects);

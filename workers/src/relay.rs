@@ -159,17 +159,14 @@ impl Relay<'_> {
         }
         let confirmed = receipts.as_deref().unwrap_or_default();
         let now = fleet.now();
-        let mut published = 0;
         for (place, run) in runs.iter().enumerate() {
             let count = outbox.confirmed(place, run.events.len(), confirmed);
             if count < run.events.len() && receipts.is_ok() {
                 tracing::warn!(plan = %run.plan, "an event was not taken: is its consumer's queue bound?");
             }
-            published += count as u64;
             run.events[..count].iter().for_each(|event| fleet.metrics.log.published(event, now));
             self.held.published(run, count, now, now + REFUSED);
         }
-        fleet.metrics.relayed(published);
     }
 
     async fn record(&mut self, closing: bool) -> Result<(), StoreError> {

@@ -13,6 +13,8 @@ use crate::pool::Store;
 /// Which plans.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanFilter {
+    /// Only those that have not ended.
+    pub open: bool,
     /// A part of the name in any case, or the beginning of the id.
     pub search: Option<String>,
     /// In this state.
@@ -52,6 +54,11 @@ impl FromStr for PlanCursor {
 }
 
 impl Store {
+    /// The plans registered last, newest first; with `open`, only those that have not ended.
+    pub async fn recent_plans(&self, open: bool, limit: i64) -> Result<Vec<PlanKey>, StoreError> {
+        Ok(self.plans_page(&PlanFilter { open, ..PlanFilter::default() }, limit).await?.0)
+    }
+
     /// A page of at most `limit` plans, newest first, and where the next begins; none where this is the last.
     pub async fn plans_page(
         &self,
@@ -62,7 +69,7 @@ impl Store {
         let search = filter.search.as_deref().map(literal);
         let rows = sqlx::query!(
             "SELECT plan_id, plan_version, registered_at FROM execution_plan
-             WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR tenant = $2)
+             WHERE (NOT $8 OR ended_at IS NULL) AND ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR tenant = $2)
                AND ($3::text IS NULL OR name ILIKE '%' || $3 || '%' OR plan_id::text LIKE lower($3) || '%')
                AND ($4::timestamptz IS NULL OR (registered_at, plan_id, plan_version) < ($4, $5, $6))
              ORDER BY registered_at DESC, plan_id DESC, plan_version DESC LIMIT $7",
@@ -72,7 +79,8 @@ impl Store {
             filter.after.map(|cursor| cursor.registered_at),
             filter.after.map(|cursor| cursor.plan.plan_id),
             filter.after.map(|cursor| cursor.plan.plan_version),
-            limit + 1,
+            limit.saturating_add(1),
+            filter.open,
         )
         .fetch_all(self.pool())
         .await?;

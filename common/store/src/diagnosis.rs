@@ -20,8 +20,19 @@ pub struct Diagnosis {
     pub connections_free: i64,
     /// What of the migrations is wrong.
     pub migrations: Migrations,
-    /// Whether the login may read plans, write the log, and set limits: as workers, and as operators do.
-    pub may: (bool, bool, bool),
+    /// What the login may do.
+    pub rights: Rights,
+}
+
+/// What a login may do: all may read, workers write the log besides, operators set limits too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// Read plans.
+    pub reads: bool,
+    /// Write the log.
+    pub writes: bool,
+    /// Set limits.
+    pub sets_limits: bool,
 }
 
 /// Whether the database is migrated to what this version needs.
@@ -40,7 +51,7 @@ pub enum Migrations {
 }
 
 impl Store {
-    /// Looks at the database. Four statements, no transaction.
+    /// Looks at the database. At most three statements, no transaction.
     pub async fn diagnose(&self) -> Result<Diagnosis, StoreError> {
         let server = sqlx::query!(
             r#"SELECT current_setting('server_version_num')::integer AS "version!", clock_timestamp() AS "clock!",
@@ -55,10 +66,10 @@ impl Store {
         )
         .fetch_one(self.pool())
         .await?;
-        let mut may = (false, false, false);
+        let mut rights = Rights::default();
         let mut migrations = Migrations::None;
         if server.migrated && server.tables {
-            let rights = sqlx::query!(
+            let may = sqlx::query!(
                 r#"SELECT has_table_privilege('_sqlx_migrations', 'SELECT') AS "sees!",
                           has_any_column_privilege('execution_plan', 'SELECT') AS "reads!",
                           has_any_column_privilege('execution_event', 'INSERT') AS "writes!",
@@ -66,8 +77,8 @@ impl Store {
             )
             .fetch_one(self.pool())
             .await?;
-            may = (rights.reads, rights.writes, rights.limits);
-            migrations = if rights.sees { self.migrations().await? } else { Migrations::Hidden };
+            rights = Rights { reads: may.reads, writes: may.writes, sets_limits: may.limits };
+            migrations = if may.sees { self.migrations().await? } else { Migrations::Hidden };
         }
         Ok(Diagnosis {
             version: server.version,
@@ -76,7 +87,7 @@ impl Store {
             durable: server.durable,
             connections_free: server.connections_free,
             migrations,
-            may,
+            rights,
         })
     }
 

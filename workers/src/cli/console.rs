@@ -41,7 +41,7 @@ impl ConsoleArgs {
         let listener = TcpListener::bind(self.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let routes =
-            console::routes(Console { store, clock: Arc::new(SystemClock) }, Hosts::of(address, self.hosts));
+            console::routes(Console::new(store, Arc::new(SystemClock)), Hosts::of(address, self.hosts));
         output::line(format_args!("ready http://{address}"))?;
         tokio::select! {
             served = axum::serve(listener, routes).into_future() => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use dat_guards::RuntimeStore;
-use dat_store::Migrations;
-use dat_topology::vhost_of;
+use dat_store::{Migrations, Rights};
+use dat_topology::{broker_version, vhost_of};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -24,6 +24,8 @@ const SKEW: TimeDelta = TimeDelta::seconds(1);
 /// The oldest PostgreSQL, as `server_version_num`, and Redis that this version is tested with.
 const POSTGRES: i32 = 150_000;
 const REDIS: u32 = 7;
+/// The oldest RabbitMQ whose quorum queues park at least once: 3.10.
+const RABBITMQ: (Option<u32>, Option<u32>) = (Some(3), Some(10));
 /// Fewer free connections than this are soon none.
 const CONNECTIONS: i64 = 10;
 
@@ -158,14 +160,13 @@ async fn database(session: &Session) -> Vec<Finding> {
             "replace this one soon",
         ),
     };
-    let (reads, writes, limits) = found.may;
-    let rights = match (reads, writes, limits) {
-        (true, true, _) => "may work",
-        (true, false, true) => "may act as an operator",
-        (true, false, false) => "may read",
-        (false, _, _) => "may not read plans",
+    let rights = match found.rights {
+        Rights { reads: false, .. } => "may not read plans",
+        Rights { sets_limits: true, .. } => "may act as an operator",
+        Rights { writes: true, .. } => "may work",
+        Rights { .. } => "may read",
     };
-    let rights = if reads || found.migrations == Migrations::None {
+    let rights = if found.rights.reads || found.migrations == Migrations::None {
         Finding::well("database rights", rights)
     } else {
         Finding::fails(
@@ -220,8 +221,16 @@ async fn broker(session: &Session) -> Vec<Finding> {
 
 async fn topology(session: &Session) -> Vec<Finding> {
     let url = &session.settings.amqp_management_url;
-    let Ok(vhost) = vhost_of(&session.settings.amqp_url) else { return Vec::new() };
-    match timeout(PATIENCE, session.topology().verify(url, &vhost)).await {
+    let mut findings = Vec::new();
+    if let Ok(Ok(version)) = timeout(PATIENCE, broker_version(url)).await {
+        let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok());
+        let mut parts = version.split('.');
+        let new = (number(parts.next()), number(parts.next())) >= RABBITMQ;
+        let found = format!("RabbitMQ {version}");
+        findings.push(Finding::if_so(new, "broker version", found, "use RabbitMQ 3.10 or newer"));
+    }
+    let Ok(vhost) = vhost_of(&session.settings.amqp_url) else { return findings };
+    findings.extend(match timeout(PATIENCE, session.topology().verify(url, &vhost)).await {
         Ok(Ok(drift)) if drift.is_empty() => {
             vec![Finding::well("topology", format!("virtual host {vhost} is as this version declares it"))]
         }
@@ -235,7 +244,8 @@ async fn topology(session: &Session) -> Vec<Finding> {
             "nothing but this check needs the management API",
         )],
         Err(_) => vec![Finding::warning("topology", "the management API does not answer", "look again")],
-    }
+    });
+    findings
 }
 
 async fn redis(session: &Session) -> Vec<Finding> {

@@ -15,9 +15,10 @@ use axum::response::{IntoResponse as _, Response, sse};
 use dat_plan::PlanKey;
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Console;
-use super::query::{EventsQuery, PlansQuery, Wrong};
+use super::query::{Asked, EventsQuery, PlansQuery, Wrong};
 use super::reading::{self, Event};
 
 /// How often a plan that is followed is looked at.
@@ -29,9 +30,10 @@ type Shared = State<Arc<Console>>;
 
 pub(super) async fn plans(
     State(console): Shared,
-    Query(query): Query<PlansQuery>,
+    query: Asked<PlansQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Wrong> {
+    let Query(query) = query?;
     Ok(answer(&headers, &reading::plans(&console, &query).await?))
 }
 
@@ -57,9 +59,10 @@ pub(super) async fn explain(
 pub(super) async fn events(
     State(console): Shared,
     Path(name): Path<String>,
-    Query(query): Query<EventsQuery>,
+    query: Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Wrong> {
+    let Query(query) = query?;
     let plan = reading::named(&console, &name).await?;
     reading::view(&console, plan).await?;
     Ok(answer(&headers, &reading::events(&console, plan, query.after, query.limit()).await?))
@@ -69,18 +72,24 @@ pub(super) async fn budgets(State(console): Shared, headers: HeaderMap) -> Resul
     Ok(answer(&headers, &reading::budgets(&console).await?))
 }
 
+pub(super) async fn nothing() -> Wrong {
+    Wrong::Nowhere
+}
+
 /// A plan's events as they happen (server-sent events); `Last-Event-ID`, or `after`, is where to go on.
 pub(super) async fn live(
     State(console): Shared,
     Path(name): Path<String>,
-    Query(query): Query<EventsQuery>,
+    query: Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Wrong> {
+    let Query(query) = query?;
     let plan = reading::named(&console, &name).await?;
     reading::view(&console, plan).await?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let after = last.unwrap_or(query.after);
-    let following = Following { console, plan, after, ready: Vec::new() };
+    let place = Arc::clone(&console.followers).try_acquire_owned().map_err(|_| Wrong::Crowded)?;
+    let following = Following { console, plan, after, ready: Vec::new(), _place: place };
     let told = stream::unfold(following, async |mut following| {
         let event = following.next().await;
         Some((Ok(told(&event)), following))
@@ -100,6 +109,8 @@ struct Following {
     after: i64,
     /// What was read and not told yet, the next one last.
     ready: Vec<Event>,
+    /// Held until the client has gone.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Following {

@@ -21,10 +21,11 @@ use axum::http::header::{
 };
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use dat_plan::Clock;
 use dat_store::Store;
+use tokio::sync::Semaphore;
 
 pub(crate) use hosts::Hosts;
 
@@ -32,10 +33,21 @@ pub(crate) use hosts::Hosts;
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// How many follow plans at once.
+const FOLLOWERS: usize = 50;
+
 /// What the pages are made from.
 pub(crate) struct Console {
-    pub(crate) store: Store,
-    pub(crate) clock: Arc<dyn Clock>,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    /// Who may follow a plan besides: each asks the database twice a second.
+    followers: Arc<Semaphore>,
+}
+
+impl Console {
+    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, followers: Arc::new(Semaphore::new(FOLLOWERS)) }
+    }
 }
 
 /// Every route. Answers only to requests that were sent to one of these hosts: a page of somebody else's, whose name was
@@ -54,6 +66,7 @@ pub(crate) fn routes(console: Console, hosts: Hosts) -> Router {
         .route("/api/v1/plans/{plan}/live", get(api::live))
         .route("/api/v1/budgets", get(api::budgets))
         .route("/api/v1/openapi.json", get(async || Json(openapi::document())))
+        .route("/api/{*rest}", any(api::nothing))
         .fallback(pages::nothing)
         .layer(middleware::map_response(guarded))
         .layer(middleware::from_fn_with_state(Arc::new(hosts), hosts::admit))

@@ -10,7 +10,7 @@ use dat_store::{AccountView, PlanSummary};
 use maud::{DOCTYPE, Markup, html};
 
 use super::Console;
-use super::query::{PlansQuery, Wrong};
+use super::query::{Asked, PlansQuery, Wrong};
 use super::reading::{self, Whole};
 use super::timeline::{ROW, Timeline, WIDTH};
 use crate::blocker::Blocker;
@@ -22,7 +22,8 @@ type Page = Result<Html<String>, Response>;
 /// How many rows a list on a plan's page has.
 const ROWS: usize = 500;
 
-pub(super) async fn plans(State(console): Shared, Query(query): Query<PlansQuery>) -> Page {
+pub(super) async fn plans(State(console): Shared, query: Asked<PlansQuery>) -> Page {
+    let Query(query) = query.map_err(|rejection| refused(&rejection.into()))?;
     let found = reading::plans(&console, &query).await.map_err(|wrong| refused(&wrong))?;
     let now = console.clock.now();
     Ok(page(

@@ -1,5 +1,7 @@
 //! What is asked for in an address: which plans, from where on, how many.
 
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use dat_plan::{PlanKey, PlanState};
@@ -46,7 +48,7 @@ impl PlansQuery {
             }
             None => None,
         };
-        Ok(PlanFilter { search: some(&self.search), state, tenant: some(&self.tenant), after })
+        Ok(PlanFilter { open: false, search: some(&self.search), state, tenant: some(&self.tenant), after })
     }
 
     /// How many to answer with.
@@ -72,6 +74,9 @@ impl EventsQuery {
     }
 }
 
+/// A query as it came, which may be none.
+pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Wrong {
@@ -79,6 +84,10 @@ pub(super) enum Wrong {
     Query(String),
     /// There is no such plan.
     NoPlan(String),
+    /// There is nothing under this address.
+    Nowhere,
+    /// Too many follow plans already.
+    Crowded,
     /// The database does not answer, or what it has cannot be read.
     Store(String),
 }
@@ -91,8 +100,8 @@ impl Wrong {
     pub(super) const fn status(&self) -> StatusCode {
         match self {
             Self::Query(_) => StatusCode::BAD_REQUEST,
-            Self::NoPlan(_) => StatusCode::NOT_FOUND,
-            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPlan(_) | Self::Nowhere => StatusCode::NOT_FOUND,
+            Self::Store(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -100,7 +109,17 @@ impl Wrong {
         match self {
             Self::Query(why) | Self::Store(why) => why.clone(),
             Self::NoPlan(plan) => format!("no plan {plan} is registered"),
+            Self::Nowhere => "there is nothing here: /api/v1/openapi.json says what there is".to_owned(),
+            Self::Crowded => {
+                "as many follow plans as may: close a page, or ask for events instead".to_owned()
+            }
         }
+    }
+}
+
+impl From<QueryRejection> for Wrong {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::Query(rejection.body_text())
     }
 }
 

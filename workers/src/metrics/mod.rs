@@ -5,23 +5,22 @@
 
 mod few;
 mod log;
+mod maker;
 mod waiting;
-
-use std::cell::RefCell;
 
 use chrono::TimeDelta;
 use dat_plan::UnitKind;
 use dat_plan::approval::Outcome;
 use dat_store::ClaimReport;
 use dat_topology::Stage;
-use prometheus::core::Collector;
+pub(crate) use maker::Described;
 use prometheus::{
-    Encoder, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Error, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
-use serde::Serialize;
 
 use log::LogFigures;
+use maker::Maker;
 use waiting::WaitingFigures;
 
 use crate::limits::Limiter;
@@ -29,9 +28,7 @@ use crate::limits::Limiter;
 /// The figures of one worker.
 pub(crate) struct Metrics {
     registry: Registry,
-    described: Vec<Described>,
     server_up: IntGaugeVec,
-    info: IntGaugeVec,
     deliveries: IntCounterVec,
     parked: IntCounterVec,
     commit: HistogramVec,
@@ -50,7 +47,6 @@ pub(crate) struct Metrics {
     refused: IntCounter,
     unaffordable: IntCounter,
     seals_broken: IntCounter,
-    relayed: IntCounter,
     sweeper_finds: IntCounterVec,
     drift: IntCounterVec,
     rebuilds: IntCounterVec,
@@ -76,86 +72,23 @@ const AGES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 8
 const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3_600.0];
 const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// A figure, as `docs/metrics.md` has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Described {
-    /// Its name; a histogram's series end in `_bucket`, `_sum` and `_count`.
-    pub(crate) name: String,
-    /// `counter`, `gauge` or `histogram`.
-    pub(crate) kind: &'static str,
-    /// Its labels.
-    pub(crate) labels: Vec<String>,
-    /// What it says.
-    pub(crate) help: String,
-}
-
 /// Every figure that a worker serves, by name.
 pub(crate) fn described() -> Result<Vec<Described>, Error> {
-    Ok(Metrics::new()?.described)
-}
-
-/// Registers figures, and notes what they are.
-struct Maker(Registry, RefCell<Vec<Described>>);
-
-impl Maker {
-    fn add<C: Collector + Clone + 'static>(&self, kind: &'static str, made: C) -> Result<C, Error> {
-        let described = made.desc().into_iter().map(|desc| Described {
-            name: desc.fq_name.clone(),
-            kind,
-            labels: desc.variable_labels.clone(),
-            help: desc.help.clone(),
-        });
-        self.1.borrow_mut().extend(described);
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
-        self.add("counter", IntCounter::new(name, help)?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
-        self.add("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
-        self.add("gauge", IntGauge::new(name, help)?)
-    }
-
-    fn gauges(&self, name: &str, help: &str, label: &str) -> Result<IntGaugeVec, Error> {
-        self.add("gauge", IntGaugeVec::new(Opts::new(name, help), &[label])?)
-    }
-
-    fn real(&self, name: &str, help: &str) -> Result<Gauge, Error> {
-        self.add("gauge", Gauge::new(name, help)?)
-    }
-
-    fn reals(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
-        self.add("gauge", GaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add("histogram", Histogram::with_opts(options)?)
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        label: &str,
-        buckets: &[f64],
-    ) -> Result<HistogramVec, Error> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add("histogram", HistogramVec::new(options, &[label])?)
-    }
+    Ok(Metrics::make()?.1)
 }
 
 impl Metrics {
-    /// Registers every figure.
-    #[expect(clippy::too_many_lines, reason = "a list of the figures, one after the other")]
+    /// The figures of a worker that starts.
     pub(crate) fn new() -> Result<Self, Error> {
-        let make = Maker(Registry::new(), RefCell::default());
+        Ok(Self::make()?.0)
+    }
+
+    /// Registers every figure, and says what each is.
+    #[expect(clippy::too_many_lines, reason = "a list of the figures, one after the other")]
+    fn make() -> Result<(Self, Vec<Described>), Error> {
+        let make = Maker::default();
+        let version = make.gauges("dat_build_info", "Always 1; which version this worker is", "version")?;
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let mut metrics = Self {
             deliveries: make.counters(
                 "dat_queue_deliveries_total",
@@ -217,7 +150,6 @@ impl Metrics {
                 "dat_seals_broken_total",
                 "Claims and admissions refused because rows are not what was approved",
             )?,
-            relayed: make.counter("dat_relay_events_total", "Events published and confirmed")?,
             sweeper_finds: make.counters(
                 "dat_sweeper_finds_total",
                 "What the sweeper found that no message told of",
@@ -290,16 +222,11 @@ impl Metrics {
                 "1 while this worker reaches a server and is served by it, else 0",
                 "server",
             )?,
-            info: make.gauges("dat_build_info", "Always 1; which version this worker is", "version")?,
             registry: Registry::new(),
-            described: Vec::new(),
         };
-        metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let Maker(registry, described) = make;
-        metrics.registry = registry;
-        metrics.described = described.into_inner();
-        metrics.described.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(metrics)
+        let described;
+        (metrics.registry, described) = make.made();
+        Ok((metrics, described))
     }
 
     /// The text that Prometheus reads.
@@ -381,10 +308,6 @@ impl Metrics {
 
     pub(crate) fn plan_ended(&self, state: &str) {
         self.plans_ended.with_label_values(&[state]).inc();
-    }
-
-    pub(crate) fn relayed(&self, count: u64) {
-        self.relayed.inc_by(count);
     }
 
     pub(crate) fn sweeper_found(&self, what: &str, count: usize) {

@@ -73,7 +73,7 @@ impl WaitingFigures {
             )?,
             queue_oldest: make.gauges(
                 "dat_queue_oldest_seconds",
-                "How old the oldest message of a queue may be, as far as this worker knows: not older",
+                "How old the oldest message of a queue may be, but for one that was given back; the least of all workers is the one to believe",
                 "queue",
             )?,
             dead_depth: make.gauges(

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use dat_plan::PlanState;
+use dat_store::PlanFilter;
 
 use crate::cli::failure::Answer;
 use crate::cli::output::{self, OutputFlag};
@@ -39,7 +40,9 @@ impl List {
     pub(super) async fn run(self, session: &Session) -> Answer {
         let store = session.store().await?;
         let open = !self.all && self.state.is_none();
-        let plans = store.plans_of(open, self.state, self.tenant.as_deref(), self.limit).await?;
+        let filter =
+            PlanFilter { open, state: self.state, tenant: self.tenant.clone(), ..PlanFilter::default() };
+        let (plans, _) = store.plans_page(&filter, self.limit).await?;
         let summaries = store.summaries(&plans).await?;
         if self.output.is_json() {
             output::json(&summaries)?;
