@@ -130,3 +130,6 @@ fn arrows(rows: &[(&StepView, Row)], needs: &[Vec<usize>]) -> Vec<[f64; 4]> {
 fn millis(span: chrono::TimeDelta) -> f64 {
     span.num_milliseconds() as f64
 }
+
+#[cfg(test)]
+mod tests;
